@@ -1,0 +1,15 @@
+"""LiSA: a log-linear, structure-aware attention backbone with downstream benchmarks.
+
+The operators in :mod:`lisa_backbone.attention` need torch alone. The backbone is registered in mmengine's root
+registry where mmengine is installed.
+"""
+
+from importlib.util import find_spec
+
+__version__ = '0.1.0'
+__all__ = ['__version__']
+
+if find_spec('mmengine') is not None and find_spec('lisa_backbone.backbone') is not None:
+    from .backbone import LiSA  # noqa: F401
+
+    __all__ += ['LiSA']

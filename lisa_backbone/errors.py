@@ -1,0 +1,34 @@
+"""The one exception that a user is meant to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Input that cannot be used, told in one sentence that names the file or key and the mend.
+
+    Library code raises it where the user, not the program, is at fault; :func:`exit_with_sentence` turns it into
+    that one line and a non-zero exit.
+    """
+
+
+def exit_with_sentence(main: Callable[[], int | None]) -> None:
+    """Run a command line's ``main`` and leave with its exit status, showing a :class:`UserError` as one line.
+
+    Args:
+        main: The command; what it returns (``None`` counts as 0) is the exit status.
+
+    Raises:
+        SystemExit: Always. The status is 2 after a :class:`UserError` and 130 after an interrupt from the keyboard.
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print('stopped; what was saved so far is kept (add --resume to go on where that is offered)', file=sys.stderr)
+        status = 130
+    sys.exit(status)
