@@ -1,0 +1,21 @@
+"""Attention operators: modules that map tokens on a 1-, 2- or 3-D grid to tokens on the same grid, torch only.
+
+Every operator is built as ``Operator(dim, num_heads, **options)`` and called as ``operator(x, grid)`` with ``x`` of shape
+(B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
+"""
+
+from .lisa import LiSAttention
+from .no_mixing import NoMixing
+from .pattern_code import PatternCodeAttention
+from .registry import ATTENTION, build_attention, register_attention
+from .self_attention import SelfAttention
+
+__all__ = [
+    'ATTENTION',
+    'LiSAttention',
+    'NoMixing',
+    'PatternCodeAttention',
+    'SelfAttention',
+    'build_attention',
+    'register_attention',
+]

@@ -1,0 +1,99 @@
+"""Correlation of a signal on a grid with a function of the offset, by FFT or as a matrix.
+
+With ``r`` a function of the offset and ``x`` a signal on the grid, all forms compute
+
+    (r * x)_i = sum_j r_{j-i} x_j .
+
+``dense`` and ``padded`` take every offset -(n-1)..(n-1) of an axis of size n; ``circular`` takes the n offsets
+-(n//2)..(n-1)//2 and wraps j - i into that range (a block-circulant in place of a block-Toeplitz matrix).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FORMS = ('dense', 'padded', 'circular')
+
+
+def next_fast_length(n: int) -> int:
+    """Smallest 2-3-5-smooth integer that is at least ``n``: the lengths for which FFT libraries are fastest."""
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 1
+
+
+def axis_offsets(n: int, wrap: bool, device: torch.device | None = None) -> Tensor:
+    """Offsets along an axis of ``n`` positions, in the order of their FFT index (offset modulo the period).
+
+    Args:
+        n: Size of the axis.
+        wrap: ``True`` for the n wrapped offsets 0, 1, .., -1 of period n; ``False`` for all 2n - 1 offsets
+            0, 1, .., n - 1, -(n - 1), .., -1 of period 2n - 1.
+        device: Where to put them.
+
+    Returns:
+        Integer tensor of shape (n,) or (2n - 1,).
+    """
+    period = n if wrap else 2 * n - 1
+    index = torch.arange(period, device=device)
+    return torch.where(index > (period - 1) // 2, index - period, index)
+
+
+def correlate(x: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    """FFT form of the correlation, O(N log N) in the number N of grid positions.
+
+    Args:
+        x: Real signals, (..., *grid).
+        r: Real values at the offsets of :func:`axis_offsets` of every axis, (..., *periods); its leading dimensions
+            broadcast against those of ``x``.
+        grid: The grid.
+        wrap: Whether ``r`` holds wrapped offsets (circular) or all of them (padded).
+
+    Returns:
+        (..., *grid), of the dtype of ``x``.
+    """
+    dims = tuple(range(-len(grid), 0))
+    sizes = grid if wrap else tuple(next_fast_length(2 * n - 1) for n in grid)
+    if not wrap:
+        r = _spread(r, grid, sizes)
+    spectrum = torch.fft.rfftn(x, s=sizes, dim=dims) * torch.fft.rfftn(r, dim=dims).conj()
+    y = torch.fft.irfftn(spectrum, s=sizes, dim=dims)
+    return y[(..., *(slice(n) for n in grid))]
+
+
+def offset_matrix(r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    """The dense form: the matrix with entries ``r_{j-i}``.
+
+    Args:
+        r: Values at the offsets, (..., *periods) as for :func:`correlate`.
+        grid: The grid of N positions.
+        wrap: Whether the offsets are wrapped.
+
+    Returns:
+        (..., N, N), row i, column j.
+    """
+    index = torch.zeros((), dtype=torch.long, device=r.device)
+    for n in grid:
+        period = n if wrap else 2 * n - 1
+        position = torch.arange(n, device=r.device)
+        axis = (position[None, :] - position[:, None]) % period
+        rows, columns = index.shape if index.dim() else (1, 1)
+        index = index.reshape(rows, 1, columns, 1) * period + axis[None, :, None, :]
+        index = index.reshape(rows * n, columns * n)
+    return r.flatten(-len(grid))[..., index]
+
+
+def _spread(r: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+    """Insert zeros between the non-negative and the negative offsets of each axis, up to the FFT length."""
+    for axis, (n, size) in enumerate(zip(grid, sizes, strict=True), start=-len(grid)):
+        gap = list(r.shape)
+        gap[axis] = size - (2 * n - 1)
+        positive, negative = r.narrow(axis, 0, n), r.narrow(axis, n, n - 1)
+        r = torch.cat([positive, r.new_zeros(gap), negative], dim=axis)
+    return r

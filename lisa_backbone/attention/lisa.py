@@ -1,0 +1,155 @@
+"""LiSA: Lightweight Structure-aware Attention, the main reconstruction.
+
+After Kwon, Castro, Marin-Jimenez, Guil and Alahari, "Lightweight Structure-Aware Attention for Visual Understanding",
+arXiv 2211.16289. The paper's abstracts state the idea; the equations here are this project's reconstruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from .correlation import FORMS, correlate, offset_matrix
+from .local import DepthwiseConv
+from .registry import check_heads, check_tokens, register_attention
+from .rpe import at_least_float32, build_rpe
+
+
+def _relu(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return q.relu() + eps, k.relu() + eps
+
+
+def _squared_relu(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return q.relu().square() + eps, k.relu().square() + eps
+
+
+def _elu(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return F.elu(q) + (1 + eps), F.elu(k) + (1 + eps)
+
+
+def _softmax(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    # A softmax of k over the tokens, up to a factor for each head and pattern, which the RPE absorbs.
+    return q.softmax(dim=2) + eps, (k - k.amax(dim=-1, keepdim=True)).exp() + eps
+
+
+FEATURE_MAPS = {'relu': _relu, 'squared_relu': _squared_relu, 'elu': _elu, 'softmax': _softmax}
+
+
+@register_attention
+class LiSAttention(nn.Module):
+    r"""Attention whose kernel is a sum of patterns, each a product of features weighted by a learned RPE.
+
+    With M non-negative features of query and key for each head, and M positive functions r^m of the offset:
+
+    .. math::
+        K_{ij} = \sum_m \phi(q_i)_m \, \psi(k_j)_m \, r^m_{j-i}, \qquad y_i = \sum_j K_{ij} v_j \Big/ \sum_j K_{ij}
+
+    Since r depends on the offset alone, numerator and denominator are correlations on the grid, computed by FFT in
+    O(N log N) for N tokens. The heads are concatenated and projected.
+
+    The product phi psi r may be scaled by any factor of the query, and psi and r by any factor of the head, without
+    changing y. All three are therefore scaled to at most 1 before the sums: nothing overflows, whatever the
+    input. FFT and division run in float32 inside autocast (float64 for float64 parameters).
+
+    Args:
+        dim: Number of channels C.
+        num_heads: Number of heads; must divide ``dim``.
+        num_patterns: Number M of patterns for each head.
+        form: ``'circular'`` (FFT on the grid, offsets wrapped: the fast path), ``'padded'`` (FFT with zero padding, equal
+            to ``'dense'``) or ``'dense'`` (builds the N x N kernel: the oracle).
+        rpe: ``'continuous'``, ``'table'`` or ``'spectrum'``, or a dict with options; see
+            :mod:`lisa_backbone.attention.rpe`.
+        feature_map: ``'relu'``, ``'squared_relu'``, ``'elu'`` or ``'softmax'``, the functions phi and psi.
+        local_conv: Whether a 3 x 3 depthwise convolution of the values is added to y.
+        qkv_bias: Whether query, key and value have a bias.
+        eps: What the feature maps add, so that every kernel entry is positive.
+        wrap: For ``form='dense'`` only: wrap the offsets as ``'circular'`` does.
+
+    Raises:
+        UserError: ``form``, ``rpe`` or ``feature_map`` is unknown, or the heads do not divide the channels.
+
+    Examples:
+        >>> import torch
+        >>> from lisa_backbone.attention import LiSAttention
+        >>> attention = LiSAttention(dim=32, num_heads=4)
+        >>> attention(torch.randn(2, 7 * 9, 32), grid=(7, 9)).shape
+        torch.Size([2, 63, 32])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_patterns: int = 4,
+        form: str = 'circular',
+        rpe: str | dict = 'continuous',
+        feature_map: str = 'relu',
+        local_conv: bool = True,
+        qkv_bias: bool = True,
+        eps: float = 1e-3,
+        wrap: bool = False,
+    ) -> None:
+        super().__init__()
+        check_heads(dim, num_heads)
+        if form not in FORMS:
+            raise UserError(f'form {form!r} is unknown; take one of {", ".join(FORMS)}')
+        if feature_map not in FEATURE_MAPS:
+            raise UserError(f'feature_map {feature_map!r} is unknown; take one of {", ".join(FEATURE_MAPS)}')
+        self.dim, self.num_heads, self.num_patterns = dim, num_heads, num_patterns
+        self.form, self.eps, self.feature_map = form, eps, feature_map
+        self.wrap = wrap or form == 'circular'
+        self.query = nn.Linear(dim, num_heads * num_patterns, bias=qkv_bias)
+        self.key = nn.Linear(dim, num_heads * num_patterns, bias=qkv_bias)
+        self.value = nn.Linear(dim, dim, bias=qkv_bias)
+        self.rpe = build_rpe(rpe, num_heads * num_patterns)
+        self.local_conv = DepthwiseConv(dim) if local_conv else None
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Map tokens (B, L, C) on ``grid`` (1, 2 or 3 sizes, product L) to tokens (B, L, C)."""
+        check_tokens(x, grid, self.dim)
+        q, k, value = self.query(x), self.key(x), self.value(x)
+        heads = value.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._attend(*self._features(q, k), at_least_float32(heads), grid)
+        y = y.flatten(1, 2).transpose(1, 2).to(value.dtype)
+        if self.local_conv is not None:
+            y = y + self.local_conv(value, grid)
+        return self.proj(y)
+
+    def kernel(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """The normalised N x N kernel K_ij / sum_j K_ij of every head, (B, heads, N, N); its rows sum to one."""
+        check_tokens(x, grid, self.dim)
+        q, k = self.query(x), self.key(x)
+        with torch.autocast(x.device.type, enabled=False):
+            phi, psi = self._features(q, k)
+            kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(self._rpes(grid), grid, self.wrap))
+            return kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
+
+    def _features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Features phi of the queries and psi of the keys (B, L, heads * M) as (B, heads, M, L), scaled to at most 1."""
+        q, k = (at_least_float32(z).transpose(1, 2).unflatten(1, (self.num_heads, -1)) for z in (q, k))
+        phi, psi = FEATURE_MAPS[self.feature_map](q, k, self.eps)
+        return phi / phi.detach().amax(dim=2, keepdim=True), psi / psi.detach().amax(dim=(2, 3), keepdim=True)
+
+    def _rpes(self, grid: tuple[int, ...]) -> Tensor:
+        """RPEs r, (heads, M, *periods), scaled to at most 1 in each head."""
+        log_r = at_least_float32(self.rpe(grid, self.wrap)).unflatten(0, (self.num_heads, -1))
+        return (log_r - log_r.detach().flatten(1).amax(dim=1).view(-1, *[1] * (log_r.dim() - 1))).exp()
+
+    def _attend(self, phi: Tensor, psi: Tensor, value: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Weighted mean of the values (B, heads, d, L) over the tokens, of the same shape."""
+        r = self._rpes(grid)
+        # A channel of ones turns the denominator into one more numerator.
+        signal = F.pad(value, (0, 0, 0, 1), value=1.0)
+        if self.form == 'dense':
+            kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
+            total = torch.einsum('bhij,bhdj->bhdi', kernel, signal)
+        else:
+            weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
+            patterns = correlate(weighted, r.unsqueeze(2), grid, self.wrap).flatten(-len(grid))
+            total = (phi.unsqueeze(3) * patterns).sum(dim=2)
+        # Below the rounding of the largest kernel entry there is nothing left to divide by.
+        return total[:, :, :-1] / total[:, :, -1:].clamp(min=torch.finfo(total.dtype).eps)

@@ -1,0 +1,143 @@
+"""Relative position embeddings (RPEs): learned functions of the offset between two tokens, for any grid.
+
+Each maps a grid to values of shape (num_rpes, *periods) at the offsets of
+:func:`~lisa_backbone.attention.correlation.axis_offsets`. Offsets are counted in tokens, over the axes (T, H, W); a
+1-D grid is W alone and a 2-D grid is (H, W), so one set of parameters serves grids of 1, 2 and 3 axes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from .correlation import axis_offsets
+
+
+class ContinuousRPE(nn.Module):
+    """A small MLP of log-spaced offsets plus a learned power-law decay.
+
+    The value at offset o is MLP(l(o)) - slope * log(1 + |o|), with l(o) = sign(o) log(1 + |o|) on each of the three axes
+    and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It is
+    defined at every offset, so a larger grid extends the function and a smaller one cuts it: nothing is stretched. The
+    temporal weights start at zero: an image model does not train them, and on a video grid they start out ignoring time.
+
+    Args:
+        num_rpes: Number of functions.
+        hidden: Width of the MLP.
+        slopes: Initial decay exponents, repeated over the functions; ``None`` for no decay term.
+    """
+
+    def __init__(self, num_rpes: int, hidden: int = 32, slopes: tuple[float, ...] | None = (0.0, 0.5, 1.0, 2.0)) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(3, hidden), nn.Linear(hidden, num_rpes)
+        nn.init.zeros_(self.hidden.weight[:, 0])
+        self.slope = None
+        if slopes is not None:
+            self.slope = nn.Parameter(torch.tensor(slopes).repeat(math.ceil(num_rpes / len(slopes)))[:num_rpes])
+
+    def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
+        """Values at the offsets of ``grid``, (num_rpes, *periods)."""
+        # In at least float32: half precision cannot tell large offsets apart.
+        weight, bias, out_weight, out_bias = (
+            at_least_float32(p) for p in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
+        )
+        axes = [axis_offsets(n, wrap, weight.device).to(weight.dtype) for n in grid]
+        offsets = torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1)
+        offsets = F.pad(offsets, (3 - len(grid), 0))
+        hidden = F.linear(offsets.sign() * offsets.abs().log1p(), weight, bias).relu()
+        values = F.linear(hidden, out_weight, out_bias)
+        if self.slope is not None:
+            # Time is left out of the length, so that a clip of identical frames is treated like the image.
+            values = values - at_least_float32(self.slope) * offsets[..., 1:].norm(dim=-1).log1p().unsqueeze(-1)
+        return values.movedim(-1, 0)
+
+
+class TableRPE(nn.Module):
+    """A learned table over the offsets of the last two axes, cut on small grids and extended by its border on large ones.
+
+    The relative position bias of Swin Transformer (Liu et al., 2021) with ``radius`` in place of the window size. An
+    offset in time does not change the value.
+
+    Args:
+        num_rpes: Number of functions.
+        radius: Largest offset with an entry of its own.
+    """
+
+    def __init__(self, num_rpes: int, radius: int = 7) -> None:
+        super().__init__()
+        self.radius = radius
+        self.table = nn.Parameter(0.02 * torch.randn(num_rpes, 2 * radius + 1, 2 * radius + 1))
+
+    def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
+        """Values at the offsets of ``grid``, (num_rpes, *periods)."""
+        index = [
+            axis_offsets(n, wrap, self.table.device).clamp(-self.radius, self.radius) + self.radius
+            for n in ((1, 1, *grid)[-2:])
+        ]
+        values = self.table[:, index[0]][:, :, index[1]]
+        return _over_leading_axes(values, grid, wrap)
+
+
+class SpectrumRPE(nn.Module):
+    """A truncated Fourier series over the period of the last two axes; it stretches with the grid.
+
+    The parametrisation of global filters (GFNet, Rao et al., 2021) cut to the lowest frequencies, so that it does not
+    depend on one input size. An offset in time does not change the value.
+
+    Args:
+        num_rpes: Number of functions.
+        num_frequencies: Highest frequency, in cycles per period.
+    """
+
+    def __init__(self, num_rpes: int, num_frequencies: int = 4) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        size = 2 * num_frequencies + 1
+        self.coefficients = nn.Parameter(0.1 * torch.randn(num_rpes, size, size))
+
+    def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
+        """Values at the offsets of ``grid``, (num_rpes, *periods)."""
+        rows, columns = (self._basis(n, wrap) for n in ((1, 1, *grid)[-2:]))
+        values = torch.einsum('ruv,au,bv->rab', self.coefficients, rows, columns)
+        return _over_leading_axes(values, grid, wrap)
+
+    def _basis(self, n: int, wrap: bool) -> Tensor:
+        offsets = axis_offsets(n, wrap, self.coefficients.device).to(self.coefficients.dtype)
+        phase = 2 * math.pi / len(offsets) * offsets[:, None]
+        frequency = torch.arange(1, self.num_frequencies + 1, device=offsets.device, dtype=offsets.dtype)
+        return torch.cat([torch.ones_like(phase), (phase * frequency).cos(), (phase * frequency).sin()], dim=1)
+
+
+RPES = {'continuous': ContinuousRPE, 'table': TableRPE, 'spectrum': SpectrumRPE}
+
+
+def build_rpe(cfg: str | dict, num_rpes: int) -> nn.Module:
+    """Build an RPE from its name or ``dict(type=name, **options)``.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    options = {'type': cfg} if isinstance(cfg, str) else dict(cfg)
+    name = options.pop('type', None)
+    if name not in RPES:
+        raise UserError(f'rpe {name!r} is unknown; take one of {", ".join(RPES)}')
+    return RPES[name](num_rpes, **options)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it is so already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _over_leading_axes(values: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    """Bring (num_rpes, periods of H, periods of W) to the axes of ``grid``."""
+    if len(grid) == 1:
+        return values[:, 0]
+    for n in reversed(grid[:-2]):
+        period = n if wrap else 2 * n - 1
+        values = values.unsqueeze(1).expand(-1, period, *values.shape[1:])
+    return values
