@@ -1,0 +1,643 @@
+"""Scenes of real handwritten digits on textured ground, from which every mini set of this project is made.
+
+Three steps, kept apart so that each can be checked alone:
+
+1. **Digits.** :func:`digit_split` divides scikit-learn's bundled digits (UCI optical recognition of handwritten
+   digits, 8x8 pixels, 17 grey levels, 1797 samples) into train and val once for all sets. :class:`Glyph` is a sample
+   turned into a signed distance field, which can be drawn at any scale and angle with sharp, anti-aliased edges.
+2. **Geometry.** :func:`draw_scene` draws a :class:`Scene` from a random generator: plain frozen data, no pixels. A
+   sprite's pose may change with time, so that a still is a scene at one time and a clip is a scene at many.
+3. **Rendering.** :func:`render` turns a scene, at a time, into an image and its instance map. It draws nothing at
+   random: all it needs, seeds of noise included, is in the scene.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+__all__ = [
+    'DIGIT_NAMES',
+    'GROUND_KINDS',
+    'SPLITS',
+    'Distractor',
+    'Glyph',
+    'Ground',
+    'Pose',
+    'Rendered',
+    'Scene',
+    'SceneStyle',
+    'Sprite',
+    'digit_labels',
+    'digit_split',
+    'draw_scene',
+    'glyph',
+    'render',
+    'scene_rng',
+    'sprite_alpha',
+    'texture',
+]
+
+DIGIT_NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+GROUND_KINDS = ('gradient', 'noise', 'stripes', 'checks', 'cells')
+SPLITS = ('train', 'val')
+VAL_SHARE = 0.25
+
+_CELL = 12  # field pixels to one of the 8x8 cells of a digit
+_PAD = 2  # empty cells around a digit, so that a widened stroke stays inside its field
+_INK = 0.46  # the grey level, of 0..1, at which a pen stroke ends
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# digits
+# ---------------------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=1)
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # a second of import time that a reader of finished sets need not pay
+
+    data = load_digits()
+    return data.images.astype(np.float32) / 16, data.target.astype(np.int64)
+
+
+def digit_labels() -> np.ndarray:
+    """The class, 0 to 9, of each of the 1797 digit samples.
+
+    Returns:
+        Integer array of shape (1797,).
+    """
+    return _digits()[1]
+
+
+def digit_split(split: str) -> tuple[np.ndarray, ...]:
+    """The digit samples of one split: the only place where train and val are told apart.
+
+    Within each class, in the order of the data set, the last quarter is val and the rest train. The samples stand in
+    the order in which they were written, so most writers of val are unknown to train as well.
+
+    Args:
+        split: 'train' or 'val'.
+
+    Returns:
+        Ten integer arrays; array ``c`` holds the sample indices of digit ``c``, ascending.
+
+    Raises:
+        ValueError: If ``split`` is neither.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'split must be one of {SPLITS}, not {split!r}')
+    classes = [np.flatnonzero(digit_labels() == label) for label in range(10)]
+    cuts = [round(len(samples) * (1 - VAL_SHARE)) for samples in classes]
+    return tuple(s[:cut] if split == 'train' else s[cut:] for s, cut in zip(classes, cuts, strict=True))
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A digit as a signed distance field.
+
+    Attributes:
+        distance: Float array (H, W): distance in field pixels to the edge of the stroke, positive inside.
+        centre: (x, y) of the middle of the ink's bounding box, in field pixels.
+        extent: (width, height) of that box, in field pixels.
+    """
+
+    distance: np.ndarray
+    centre: tuple[float, float]
+    extent: tuple[float, float]
+
+
+@lru_cache(maxsize=1)
+def _spline_weights() -> tuple[np.ndarray, np.ndarray]:
+    """Weights (field side, digit side) of the interpolating cubic spline, which rings, and of the smoothing one.
+
+    Their mean rounds the corners of the 8x8 cells and keeps thin strokes.
+    """
+    side = _digits()[0].shape[1] + 2 * _PAD
+    at = (np.arange(side * _CELL) + 0.5) / _CELL - 0.5
+    return tuple(
+        np.stack([ndimage.map_coordinates(unit, [at], order=3, prefilter=sharp) for unit in np.eye(side)], axis=1)
+        for sharp in (True, False)
+    )
+
+
+@lru_cache(maxsize=2048)
+def glyph(sample: int) -> Glyph:
+    """The distance field of a digit sample.
+
+    The 8x8 grey levels are interpolated by a cubic B-spline, cut at a fixed grey level, and turned into exact
+    Euclidean distances. A distance field is smooth, so it may be warped and sampled at any size without aliasing.
+
+    Args:
+        sample: Index into the 1797 digit samples.
+
+    Returns:
+        The field, its ink centred near the middle.
+    """
+    grey = np.pad(_digits()[0][sample], _PAD)
+    sharp, smooth = _spline_weights()
+    ink = (0.5 * (sharp @ grey @ sharp.T + smooth @ grey @ smooth.T) > _INK).astype(np.uint8)
+    inside = cv2.distanceTransform(ink, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = cv2.distanceTransform(1 - ink, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # each distance is to the nearest pixel of the other kind, half a pixel past the edge between them
+    distance = np.where(ink > 0, inside - 0.5, 0.5 - outside).astype(np.float32)
+    distance = cv2.GaussianBlur(distance, (0, 0), 1.5)
+    x0, y0, width, height = cv2.boundingRect((distance > 0).astype(np.uint8))
+    distance.setflags(write=False)  # it is shared by every caller
+    return Glyph(distance, (x0 + (width - 1) / 2, y0 + (height - 1) / 2), (float(width), float(height)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# geometry
+# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SceneStyle:
+    """What scenes look like: every knob of the generator. Pairs are ranges to draw from, both ends included.
+
+    Attributes:
+        count: Digits in a scene.
+        size: Height of a digit's ink before rotation, in pixels; drawn log-uniformly.
+        angle: Largest rotation either way, in degrees; well below 90, so that 6 and 9 stay distinct.
+        shear: Largest horizontal shear either way, as a share of the height.
+        aspect: Stretch of the width.
+        stroke: Widening of the stroke on each side, as a share of the digit's height.
+        contrast: Difference in lightness between a digit and the mean of the ground, of 0..1.
+        colourfulness: Saturation of digits, of 0..1.
+        texture: Strength of the ground's texture: difference in lightness between its two colours, of 0..1.
+        noise: Standard deviation of the pixel noise, of 0..1.
+        blur: Standard deviation of the blur of the whole image, in pixels.
+        distractors: Unlabelled strokes and blobs, all behind the digits.
+        min_visible: The least share of a digit's pixels that nearer digits and the frame must leave visible.
+        overhang: How far a digit's box may hang over the frame, as a share of its height.
+    """
+
+    count: tuple[int, int] = (2, 6)
+    size: tuple[float, float] = (28.0, 72.0)
+    angle: float = 20.0
+    shear: float = 0.15
+    aspect: tuple[float, float] = (0.85, 1.15)
+    stroke: tuple[float, float] = (0.0, 0.025)
+    contrast: tuple[float, float] = (0.3, 0.6)
+    colourfulness: tuple[float, float] = (0.2, 0.9)
+    texture: tuple[float, float] = (0.04, 0.2)
+    noise: tuple[float, float] = (0.005, 0.02)
+    blur: tuple[float, float] = (0.0, 0.5)
+    distractors: tuple[int, int] = (0, 4)
+    min_visible: float = 0.5
+    overhang: float = 0.05
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where and how a digit is drawn.
+
+    Attributes:
+        x: Column of the ink's centre, in pixels; pixel centres are whole numbers.
+        y: Row of the ink's centre.
+        size: Height of the upright ink, in pixels.
+        angle: Rotation in degrees, clockwise on the screen.
+        shear: Horizontal shear, as a share of the height.
+        aspect: Stretch of the width.
+        opacity: 0 (absent) to 1.
+    """
+
+    x: float
+    y: float
+    size: float
+    angle: float = 0.0
+    shear: float = 0.0
+    aspect: float = 1.0
+    opacity: float = 1.0
+
+    def matrix(self, shape: Glyph) -> np.ndarray:
+        """The affine map from a glyph's field to the canvas.
+
+        Args:
+            shape: The glyph to be drawn.
+
+        Returns:
+            Array (2, 3), as OpenCV wants it, applied to (x, y, 1).
+        """
+        scale = self.size / shape.extent[1]
+        turn = math.radians(self.angle)
+        rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        linear = scale * rotation @ np.array([[self.aspect, self.shear], [0.0, 1.0]])
+        offset = np.array([self.x, self.y]) - linear @ np.array(shape.centre)
+        return np.column_stack([linear, offset])
+
+    def between(self, other: Pose, share: float) -> Pose:
+        """The pose part of the way to another one.
+
+        Args:
+            other: The pose at share 1.
+            share: How far, 0 to 1.
+
+        Returns:
+            The pose with every value interpolated linearly.
+        """
+        mine, theirs = vars(self), vars(other)
+        return Pose(**{name: value + share * (theirs[name] - value) for name, value in mine.items()})
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One digit of a scene.
+
+    Attributes:
+        sample: Index of its digit sample.
+        colour: RGB of 0..1.
+        pose: Its pose, at time 0 if it moves.
+        end: Its pose at time 1; None if it stands still. Motion is linear in between.
+        stroke: Widening of its stroke on each side, as a share of its height.
+        shade: Change of its brightness from its top to its bottom.
+    """
+
+    sample: int
+    colour: tuple[float, float, float]
+    pose: Pose
+    end: Pose | None = None
+    stroke: float = 0.0
+    shade: float = 0.0
+
+    @property
+    def label(self) -> int:
+        """Its class, 0 to 9."""
+        return int(digit_labels()[self.sample])
+
+    def pose_at(self, time: float) -> Pose:
+        """Its pose at a time of 0 to 1."""
+        return self.pose if self.end is None else self.pose.between(self.end, time)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A textured ground: two colours mixed by a procedural texture.
+
+    Attributes:
+        kind: One of :data:`GROUND_KINDS`.
+        low: RGB of 0..1 where the texture is 0.
+        high: RGB of 0..1 where the texture is 1.
+        seed: Seed of the texture.
+    """
+
+    kind: str
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Distractor:
+    """An unlabelled mark behind the digits.
+
+    Attributes:
+        points: The corners of a stroke's polyline, or the one centre of a blob, as (x, y).
+        width: Width of the stroke, or (width, height, angle) of the blob.
+        colour: RGB of 0..1.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    width: float | tuple[float, float, float]
+    colour: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is needed to render one image or clip.
+
+    Attributes:
+        shape: (height, width) in pixels.
+        ground: What lies behind everything.
+        sprites: The digits, from back to front.
+        distractors: The marks between ground and digits.
+        noise: Standard deviation of the pixel noise, of 0..1.
+        blur: Standard deviation of the blur, in pixels.
+        seed: Seed of the pixel noise.
+    """
+
+    shape: tuple[int, int]
+    ground: Ground
+    sprites: tuple[Sprite, ...] = ()
+    distractors: tuple[Distractor, ...] = field(default=())
+    noise: float = 0.0
+    blur: float = 0.0
+    seed: int = 0
+
+
+def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random generator of one scene, a function of its arguments alone: scenes may be made in any order.
+
+    Args:
+        seed: Seed of the set.
+        split: 'train' or 'val'.
+        index: Number of the scene in its split.
+
+    Returns:
+        A fresh generator.
+    """
+    return np.random.default_rng([seed, SPLITS.index(split), index])
+
+
+def draw_scene(rng: np.random.Generator, shape: tuple[int, int], split: str, style: SceneStyle | None = None) -> Scene:
+    """Draw a still scene at random.
+
+    Digits are placed from back to front; a digit that would leave itself or an earlier one less visible than
+    ``style.min_visible`` is placed anew.
+
+    Args:
+        rng: Source of all randomness.
+        shape: (height, width) of the canvas in pixels.
+        split: Whose digits to use, 'train' or 'val'.
+        style: What the scene looks like.
+
+    Returns:
+        The scene, at least ``style.count[0]`` digits in it.
+
+    Raises:
+        ValueError: If so many digits of such a size cannot be placed on the canvas.
+    """
+    style = style or SceneStyle()
+    lightness = rng.uniform(0.2, 0.8)
+    ground = _draw_ground(rng, lightness, style)
+    sprites = _draw_sprites(rng, shape, split, style, lightness)
+    marks = rng.integers(style.distractors[0], style.distractors[1] + 1)
+    distractors = tuple(_draw_distractor(rng, shape, lightness, style) for _ in range(marks))
+    noise, blur, seed = rng.uniform(*style.noise), rng.uniform(*style.blur), int(rng.integers(2**31))
+    return Scene(shape, ground, sprites, distractors, noise, blur, seed)
+
+
+def _draw_ground(rng: np.random.Generator, lightness: float, style: SceneStyle) -> Ground:
+    kind = GROUND_KINDS[rng.integers(len(GROUND_KINDS))]
+    half = rng.uniform(*style.texture) / 2
+    hue, saturation = rng.uniform(), rng.uniform(0.05, 0.5)
+    low = _colour(hue, saturation, lightness - half)
+    high = _colour(hue + rng.normal(0, 0.06), saturation, lightness + half)
+    return Ground(kind, low, high, int(rng.integers(2**31)))
+
+
+def _draw_sprites(
+    rng: np.random.Generator, shape: tuple[int, int], split: str, style: SceneStyle, lightness: float
+) -> tuple[Sprite, ...]:
+    bank = digit_split(split)
+    count = int(rng.integers(style.count[0], style.count[1] + 1))
+    for _ in range(20):  # a crowded canvas may need a fresh start
+        sprites: list[Sprite] = []
+        owner = np.zeros(shape, np.int32)
+        full: list[int] = []
+        for _ in range(count):
+            _place_one(rng, bank, shape, style, lightness, sprites, owner, full)
+        if len(sprites) >= style.count[0]:
+            return tuple(sprites)
+    raise ValueError(f'cannot place {style.count[0]} digits of {style.size} px on a canvas of {shape}')
+
+
+def _place_one(
+    rng: np.random.Generator,
+    bank: tuple[np.ndarray, ...],
+    shape: tuple[int, int],
+    style: SceneStyle,
+    lightness: float,
+    sprites: list[Sprite],
+    owner: np.ndarray,
+    full: list[int],
+) -> None:
+    """Add one more digit in front, if a place for it is found: updates ``sprites``, ``owner`` and ``full``."""
+    samples = bank[rng.integers(10)]
+    sample = int(samples[rng.integers(len(samples))])
+    colour = _digit_colour(rng, lightness, style)
+    stroke, shade = rng.uniform(*style.stroke), rng.uniform(-0.12, 0.12)
+    for _ in range(30):
+        pose = _draw_pose(rng, sample, shape, style)
+        sprite = Sprite(sample, colour, pose, None, stroke, shade)
+        alpha, (top, left) = sprite_alpha(sprite)
+        inked = alpha > 0.5
+        total = np.count_nonzero(inked)
+        trial = owner.copy()
+        window, part = _clip(trial, inked, top, left)
+        window[part] = len(sprites) + 1
+        visible = np.bincount(trial.ravel(), minlength=len(sprites) + 2)[1:]
+        if (visible >= style.min_visible * np.array([*full, total])).all():
+            sprites.append(sprite)
+            full.append(total)
+            owner[:] = trial
+            return
+
+
+def _draw_pose(rng: np.random.Generator, sample: int, shape: tuple[int, int], style: SceneStyle) -> Pose:
+    size = math.exp(rng.uniform(math.log(style.size[0]), math.log(style.size[1])))
+    angle = rng.uniform(-style.angle, style.angle)
+    shear = rng.uniform(-style.shear, style.shear)
+    aspect = rng.uniform(*style.aspect)
+    pose = Pose(0.0, 0.0, size, angle, shear, aspect)
+    half_width, half_height = _half_extent(pose, glyph(sample))
+    slack = style.overhang * size
+    y = _uniform_inside(rng, shape[0], half_height - slack)
+    x = _uniform_inside(rng, shape[1], half_width - slack)
+    return Pose(x, y, size, angle, shear, aspect)
+
+
+def _half_extent(pose: Pose, shape: Glyph) -> tuple[float, float]:
+    """Half the width and height of the upright box around a posed glyph's ink box."""
+    linear = np.abs(pose.matrix(shape)[:, :2])
+    half = linear @ np.array(shape.extent) / 2
+    return float(half[0]), float(half[1])
+
+
+def _uniform_inside(rng: np.random.Generator, length: int, half: float) -> float:
+    low, high = half, length - 1 - half
+    return rng.uniform(low, high) if low < high else (length - 1) / 2
+
+
+def _draw_distractor(
+    rng: np.random.Generator, shape: tuple[int, int], lightness: float, style: SceneStyle
+) -> Distractor:
+    # fainter than a digit, so that a mark is told from a digit by more than its shape only sometimes
+    target = lightness + rng.choice([-1, 1]) * rng.uniform(0.5, 1.0) * style.contrast[0]
+    colour = _colour(rng.uniform(), rng.uniform(*style.colourfulness), target)
+    start = rng.uniform(0, 1, 2) * np.array(shape[::-1])
+    if rng.uniform() < 0.5:
+        width, height = rng.uniform(4, 16, 2)
+        return Distractor(((float(start[0]), float(start[1])),), (width, height, rng.uniform(0, 180)), colour)
+    # a stroke is a walk whose heading turns steadily: an arc or a hook
+    steps = 12
+    heading = rng.uniform(0, 2 * math.pi) + np.cumsum(np.full(steps, rng.uniform(-0.25, 0.25)))
+    length = rng.uniform(20, 60) / steps
+    path = start + np.cumsum(length * np.column_stack([np.cos(heading), np.sin(heading)]), axis=0)
+    return Distractor(tuple(map(tuple, path.tolist())), rng.uniform(1.5, 4.0), colour)
+
+
+def _digit_colour(rng: np.random.Generator, lightness: float, style: SceneStyle) -> tuple[float, float, float]:
+    contrast = rng.uniform(*style.contrast)
+    sides = [side for side in (-1, 1) if 0.05 <= lightness + side * contrast <= 0.95]
+    if not sides:  # mid-grey ground and high contrast: the side with more room
+        sides = [1 if lightness < 0.5 else -1]
+    target = lightness + sides[rng.integers(len(sides))] * contrast
+    return _colour(rng.uniform(), rng.uniform(*style.colourfulness), target)
+
+
+def _colour(hue: float, saturation: float, lightness: float) -> tuple[float, float, float]:
+    """A colour of given hue (a share of the circle) and lightness, as vivid as asked and as the range allows.
+
+    Lightness is Rec. 601 luma. A vivid colour of the hue is moved along the line to the grey of that lightness until
+    it fits into 0..1.
+    """
+    lightness = min(max(lightness, 0.02), 0.98)
+    phase = 6 * (hue % 1.0) - np.array([0.0, 2.0, 4.0])
+    pure = np.clip(2 - np.abs((phase + 3) % 6 - 3), 0, 1)
+    away = pure - pure @ np.array([0.299, 0.587, 0.114])
+    room = np.where(away > 0, 1 - lightness, lightness) / np.maximum(np.abs(away), 1e-6)
+    red, green, blue = lightness + away * min(saturation, float(room.min()))
+    return float(red), float(green), float(blue)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# rendering
+# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Rendered:
+    """A scene as pixels.
+
+    Attributes:
+        image: uint8 array (H, W, 3), RGB.
+        instances: int32 array (H, W): 0 on the ground, ``i + 1`` where sprite ``i`` is the nearest digit whose alpha
+            exceeds one half.
+    """
+
+    image: np.ndarray
+    instances: np.ndarray
+
+
+def render(scene: Scene, time: float = 0.0, frame: int = 0) -> Rendered:
+    """Compose a scene's sprites, from back to front, onto its ground.
+
+    Args:
+        scene: What to draw.
+        time: When, of 0 to 1.
+        frame: Number of the frame in a clip; pixel noise differs from frame to frame.
+
+    Returns:
+        The image and its instance map.
+    """
+    canvas = _paint_ground(scene)
+    owner = np.zeros(scene.shape, np.int32)
+    for number, sprite in enumerate(scene.sprites, 1):
+        alpha, (top, left) = sprite_alpha(sprite, time)
+        fall = np.linspace(1 - sprite.shade, 1 + sprite.shade, len(alpha), dtype=np.float32)[:, None]
+        colour = fall[..., None] * np.array(sprite.colour, np.float32)
+        colour = np.broadcast_to(colour, (*alpha.shape, 3))
+        window, cover, paint = _clip(canvas, alpha, top, left, colour)
+        window += cover[..., None] * (paint - window)
+        window, inked = _clip(owner, alpha > 0.5, top, left)
+        window[inked] = number
+    if scene.blur > 0.2:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), scene.blur)
+    if scene.noise > 0:
+        rng = np.random.default_rng([scene.seed, frame])
+        canvas = canvas + scene.noise * rng.standard_normal(canvas.shape, dtype=np.float32)
+    image = np.clip(np.rint(255 * canvas), 0, 255).astype(np.uint8)
+    return Rendered(image, owner)
+
+
+def sprite_alpha(sprite: Sprite, time: float = 0.0) -> tuple[np.ndarray, tuple[int, int]]:
+    """The coverage of a sprite, on the smallest window that holds it.
+
+    Args:
+        sprite: The digit.
+        time: When, of 0 to 1.
+
+    Returns:
+        Float array (h, w) of 0..1, and the (top, left) of the window on the canvas; the window may hang over it.
+    """
+    shape, pose = glyph(sprite.sample), sprite.pose_at(time)
+    half_width, half_height = (half + sprite.stroke * pose.size + 2 for half in _half_extent(pose, shape))
+    left, top = math.floor(pose.x - half_width), math.floor(pose.y - half_height)
+    right, bottom = math.ceil(pose.x + half_width), math.ceil(pose.y + half_height)
+    matrix = pose.matrix(shape)
+    matrix[:, 2] -= (left, top)
+    scale = pose.size / shape.extent[1]
+    distance = cv2.warpAffine(
+        shape.distance,
+        matrix,
+        (right - left + 1, bottom - top + 1),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=-1e3,
+    )
+    # distance in canvas pixels: an edge is one pixel wide, whatever the scale
+    alpha = np.clip(0.5 + scale * distance + sprite.stroke * pose.size, 0, 1)
+    return pose.opacity * alpha, (top, left)
+
+
+def _clip(canvas: np.ndarray, alpha: np.ndarray, top: int, left: int, *more: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The part of a canvas under a window, and the window's arrays cut to that part (all views)."""
+    y0, x0 = max(top, 0), max(left, 0)
+    y1 = max(y0, min(top + alpha.shape[0], canvas.shape[0]))
+    x1 = max(x0, min(left + alpha.shape[1], canvas.shape[1]))
+    inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+    return canvas[y0:y1, x0:x1], alpha[inner], *(array[inner] for array in more)
+
+
+def _paint_ground(scene: Scene) -> np.ndarray:
+    mix = texture(scene.ground.kind, scene.shape, scene.ground.seed)[..., None]
+    canvas = (1 - mix) * np.array(scene.ground.low, np.float32) + mix * np.array(scene.ground.high, np.float32)
+    for mark in scene.distractors:
+        cover = np.zeros(scene.shape, np.uint8)
+        fine = np.rint(np.array(mark.points) * 16).astype(np.int32)  # four fractional bits
+        if isinstance(mark.width, tuple):
+            axes = tuple(round(8 * side) for side in mark.width[:2])
+            cv2.ellipse(cover, tuple(map(int, fine[0])), axes, mark.width[2], 0, 360, 255, -1, cv2.LINE_AA, 4)
+        else:
+            cv2.polylines(cover, [fine], False, 255, max(1, round(mark.width)), cv2.LINE_AA, 4)
+        share = (cover.astype(np.float32) / 255)[..., None]
+        canvas = canvas + share * (np.array(mark.colour, np.float32) - canvas)
+    return canvas
+
+
+def texture(kind: str, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """A procedural texture.
+
+    Args:
+        kind: One of :data:`GROUND_KINDS`: a smooth 'gradient', band-limited 'noise', sinusoidal 'stripes', 'checks'
+            or 'cells' (patches of one value each, bounded by straight lines).
+        shape: (height, width) in pixels.
+        seed: What sets one texture of a kind apart from another.
+
+    Returns:
+        float32 array of that shape, values of 0..1.
+
+    Raises:
+        ValueError: If ``kind`` is unknown.
+    """
+    if kind not in GROUND_KINDS:
+        raise ValueError(f'texture must be one of {GROUND_KINDS}, not {kind!r}')
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(shape, np.float32)
+    turn = rng.uniform(0, math.pi)
+    along = math.cos(turn) * columns + math.sin(turn) * rows
+    across = -math.sin(turn) * columns + math.cos(turn) * rows
+    if kind == 'gradient':
+        values = along
+    elif kind == 'noise':
+        white = rng.standard_normal(shape, dtype=np.float32)
+        values = np.zeros(shape, np.float32)
+        for sigma in rng.uniform(1.0, 10.0, 2):
+            band = cv2.GaussianBlur(white, (0, 0), sigma)
+            values += band / band.std()
+        values = np.clip(values / 3, -1.2, 1.2)
+    elif kind == 'stripes':
+        bend = rng.uniform(0, 4) * np.sin(across / rng.uniform(10, 40))
+        values = np.sin(2 * math.pi * (along + bend) / rng.uniform(6, 28))
+    elif kind == 'checks':
+        period = rng.uniform(8, 28)
+        values = np.tanh(4 * np.sin(math.pi * along / period) * np.sin(math.pi * across / period))
+    else:
+        points = rng.uniform(0, 1, (24, 2)) * np.array(shape)
+        nearest = cKDTree(points).query(np.column_stack([rows.ravel(), columns.ravel()]))[1]
+        values = rng.uniform(0, 1, len(points))[nearest].reshape(shape)
+        values = cv2.GaussianBlur(values.astype(np.float32), (0, 0), 0.7)
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) / max(high - low, 1e-6)).astype(np.float32)
