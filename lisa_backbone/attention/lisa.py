@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from ..errors import UserError
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
+from .precision import at_least_float32, without_autocast
 from .registry import check_heads, check_tokens, register_attention
-from .rpe import at_least_float32, build_rpe
+from .rpe import build_rpe
 
 
 def _relu(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ class LiSAttention(nn.Module):
         check_tokens(x, grid, self.dim)
         q, k, value = self.query(x), self.key(x), self.value(x)
         heads = value.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._attend(*self._features(q, k), at_least_float32(heads), grid)
         y = y.flatten(1, 2).transpose(1, 2).to(value.dtype)
         if self.local_conv is not None:
@@ -123,7 +124,7 @@ class LiSAttention(nn.Module):
         """The normalised N x N kernel K_ij / sum_j K_ij of every head, (B, heads, N, N); its rows sum to one."""
         check_tokens(x, grid, self.dim)
         q, k = self.query(x), self.key(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             phi, psi = self._features(q, k)
             kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(self._rpes(grid), grid, self.wrap))
             return kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)

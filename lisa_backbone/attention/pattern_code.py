@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from ..errors import UserError
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
+from .precision import at_least_float32, without_autocast
 from .registry import check_heads, check_tokens, register_attention
-from .rpe import at_least_float32, build_rpe
+from .rpe import build_rpe
 
 
 @register_attention
@@ -74,7 +75,7 @@ class PatternCodeAttention(nn.Module):
         check_tokens(x, grid, self.dim)
         q, k, value = self.qkv(x).chunk(3, dim=-1)
         q, k, v = (at_least_float32(z.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)) for z in (q, k, value))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self._attend(F.normalize(q, dim=2), F.normalize(k, dim=2), v, grid)
         y = y.flatten(1, 2).transpose(1, 2).to(value.dtype)
         if self.local_conv is not None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from .correlation import axis_offsets
+from .precision import at_least_float32
 
 
 class ContinuousRPE(nn.Module):
@@ -126,11 +127,6 @@ def build_rpe(cfg: str | dict, num_rpes: int) -> nn.Module:
     if name not in RPES:
         raise UserError(f'rpe {name!r} is unknown; take one of {", ".join(RPES)}')
     return RPES[name](num_rpes, **options)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 where it is so already."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _over_leading_axes(values: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
