@@ -22,7 +22,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..errors import UserError
-from .scenes import DIGIT_NAMES, SPLITS, Rendered, Scene, SceneStyle, draw_scene, render, scene_rng
+from .digits import DIGIT_NAMES, SPLITS
+from .scenes import Rendered, Scene, SceneStyle, draw_scene, render, scene_rng
 
 __all__ = ['GENERATOR_VERSION', 'MiniCocoParams', 'annotate', 'encode_image', 'fingerprint', 'make_mini_coco']
 

@@ -1,154 +1,37 @@
 """Scenes of real handwritten digits on textured ground, from which every mini set of this project is made.
 
-Three steps, kept apart so that each can be checked alone:
+Two steps, kept apart so that each can be checked alone:
 
-1. **Digits.** :func:`digit_split` divides scikit-learn's bundled digits (UCI optical recognition of handwritten
-   digits, 8x8 pixels, 17 grey levels, 1797 samples) into train and val once for all sets. :class:`Glyph` is a sample
-   turned into a signed distance field, which can be drawn at any scale and angle with sharp, anti-aliased edges.
-2. **Geometry.** :func:`draw_scene` draws a :class:`Scene` from a random generator: plain frozen data, no pixels. A
+1. **Geometry.** :func:`draw_scene` draws a :class:`Scene` from a random generator: plain frozen data, no pixels. A
    sprite's pose may change with time, so that a still is a scene at one time and a clip is a scene at many.
-3. **Rendering.** :func:`render` turns a scene, at a time, into an image and its instance map. It draws nothing at
-   random: all it needs, seeds of noise included, is in the scene.
+2. **Rendering.** :func:`render` turns a scene, at a time, into an image and its instance map. It draws nothing at
+   random: all it needs, seeds of texture and noise included, is in the scene.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import cKDTree
+
+from .digits import SPLITS, Glyph, digit_labels, digit_split, glyph
+from .textures import TEXTURES, texture
 
 __all__ = [
-    'DIGIT_NAMES',
-    'GROUND_KINDS',
-    'SPLITS',
     'Distractor',
-    'Glyph',
     'Ground',
     'Pose',
     'Rendered',
     'Scene',
     'SceneStyle',
     'Sprite',
-    'digit_labels',
-    'digit_split',
     'draw_scene',
-    'glyph',
     'render',
     'scene_rng',
     'sprite_alpha',
-    'texture',
 ]
-
-DIGIT_NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-GROUND_KINDS = ('gradient', 'noise', 'stripes', 'checks', 'cells')
-SPLITS = ('train', 'val')
-VAL_SHARE = 0.25
-
-_CELL = 12  # field pixels to one of the 8x8 cells of a digit
-_PAD = 2  # empty cells around a digit, so that a widened stroke stays inside its field
-_INK = 0.46  # the grey level, of 0..1, at which a pen stroke ends
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# digits
-# ---------------------------------------------------------------------------------------------------------------------
-@lru_cache(maxsize=1)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # a second of import time that a reader of finished sets need not pay
-
-    data = load_digits()
-    return data.images.astype(np.float32) / 16, data.target.astype(np.int64)
-
-
-def digit_labels() -> np.ndarray:
-    """The class, 0 to 9, of each of the 1797 digit samples.
-
-    Returns:
-        Integer array of shape (1797,).
-    """
-    return _digits()[1]
-
-
-def digit_split(split: str) -> tuple[np.ndarray, ...]:
-    """The digit samples of one split: the only place where train and val are told apart.
-
-    Within each class, in the order of the data set, the last quarter is val and the rest train. The samples stand in
-    the order in which they were written, so most writers of val are unknown to train as well.
-
-    Args:
-        split: 'train' or 'val'.
-
-    Returns:
-        Ten integer arrays; array ``c`` holds the sample indices of digit ``c``, ascending.
-
-    Raises:
-        ValueError: If ``split`` is neither.
-    """
-    if split not in SPLITS:
-        raise ValueError(f'split must be one of {SPLITS}, not {split!r}')
-    classes = [np.flatnonzero(digit_labels() == label) for label in range(10)]
-    cuts = [round(len(samples) * (1 - VAL_SHARE)) for samples in classes]
-    return tuple(s[:cut] if split == 'train' else s[cut:] for s, cut in zip(classes, cuts, strict=True))
-
-
-@dataclass(frozen=True)
-class Glyph:
-    """A digit as a signed distance field.
-
-    Attributes:
-        distance: Float array (H, W): distance in field pixels to the edge of the stroke, positive inside.
-        centre: (x, y) of the middle of the ink's bounding box, in field pixels.
-        extent: (width, height) of that box, in field pixels.
-    """
-
-    distance: np.ndarray
-    centre: tuple[float, float]
-    extent: tuple[float, float]
-
-
-@lru_cache(maxsize=1)
-def _spline_weights() -> tuple[np.ndarray, np.ndarray]:
-    """Weights (field side, digit side) of the interpolating cubic spline, which rings, and of the smoothing one.
-
-    Their mean rounds the corners of the 8x8 cells and keeps thin strokes.
-    """
-    side = _digits()[0].shape[1] + 2 * _PAD
-    at = (np.arange(side * _CELL) + 0.5) / _CELL - 0.5
-    return tuple(
-        np.stack([ndimage.map_coordinates(unit, [at], order=3, prefilter=sharp) for unit in np.eye(side)], axis=1)
-        for sharp in (True, False)
-    )
-
-
-@lru_cache(maxsize=2048)
-def glyph(sample: int) -> Glyph:
-    """The distance field of a digit sample.
-
-    The 8x8 grey levels are interpolated by a cubic B-spline, cut at a fixed grey level, and turned into exact
-    Euclidean distances. A distance field is smooth, so it may be warped and sampled at any size without aliasing.
-
-    Args:
-        sample: Index into the 1797 digit samples.
-
-    Returns:
-        The field, its ink centred near the middle.
-    """
-    grey = np.pad(_digits()[0][sample], _PAD)
-    sharp, smooth = _spline_weights()
-    ink = (0.5 * (sharp @ grey @ sharp.T + smooth @ grey @ smooth.T) > _INK).astype(np.uint8)
-    inside = cv2.distanceTransform(ink, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    outside = cv2.distanceTransform(1 - ink, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # each distance is to the nearest pixel of the other kind, half a pixel past the edge between them
-    distance = np.where(ink > 0, inside - 0.5, 0.5 - outside).astype(np.float32)
-    distance = cv2.GaussianBlur(distance, (0, 0), 1.5)
-    x0, y0, width, height = cv2.boundingRect((distance > 0).astype(np.uint8))
-    distance.setflags(write=False)  # it is shared by every caller
-    return Glyph(distance, (x0 + (width - 1) / 2, y0 + (height - 1) / 2), (float(width), float(height)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,7 +70,7 @@ class SceneStyle:
     noise: tuple[float, float] = (0.005, 0.02)
     blur: tuple[float, float] = (0.0, 0.5)
     distractors: tuple[int, int] = (0, 4)
-    min_visible: float = 0.5
+    min_visible: float = 0.7
     overhang: float = 0.05
 
 
@@ -278,7 +161,7 @@ class Ground:
     """A textured ground: two colours mixed by a procedural texture.
 
     Attributes:
-        kind: One of :data:`GROUND_KINDS`.
+        kind: One of :data:`~lisa_backbone.data.textures.TEXTURES`.
         low: RGB of 0..1 where the texture is 0.
         high: RGB of 0..1 where the texture is 1.
         seed: Seed of the texture.
@@ -292,16 +175,16 @@ class Ground:
 
 @dataclass(frozen=True)
 class Distractor:
-    """An unlabelled mark behind the digits.
+    """An unlabelled mark behind the digits: a stroke with round ends; a blob is a short, wide one.
 
     Attributes:
-        points: The corners of a stroke's polyline, or the one centre of a blob, as (x, y).
-        width: Width of the stroke, or (width, height, angle) of the blob.
+        points: The corners of its polyline, as (x, y).
+        width: Its width, in whole pixels.
         colour: RGB of 0..1.
     """
 
     points: tuple[tuple[float, float], ...]
-    width: float | tuple[float, float, float]
+    width: int
     colour: tuple[float, float, float]
 
 
@@ -322,7 +205,7 @@ class Scene:
     shape: tuple[int, int]
     ground: Ground
     sprites: tuple[Sprite, ...] = ()
-    distractors: tuple[Distractor, ...] = field(default=())
+    distractors: tuple[Distractor, ...] = ()
     noise: float = 0.0
     blur: float = 0.0
     seed: int = 0
@@ -371,7 +254,7 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, int], split: str, sty
 
 
 def _draw_ground(rng: np.random.Generator, lightness: float, style: SceneStyle) -> Ground:
-    kind = GROUND_KINDS[rng.integers(len(GROUND_KINDS))]
+    kind = TEXTURES[rng.integers(len(TEXTURES))]
     half = rng.uniform(*style.texture) / 2
     hue, saturation = rng.uniform(), rng.uniform(0.05, 0.5)
     low = _colour(hue, saturation, lightness - half)
@@ -408,7 +291,7 @@ def _place_one(
     """Add one more digit in front, if a place for it is found: updates ``sprites``, ``owner`` and ``full``."""
     samples = bank[rng.integers(10)]
     sample = int(samples[rng.integers(len(samples))])
-    colour = _digit_colour(rng, lightness, style)
+    colour = _draw_colour(rng, lightness, style, sprites)
     stroke, shade = rng.uniform(*style.stroke), rng.uniform(-0.12, 0.12)
     for _ in range(30):
         pose = _draw_pose(rng, sample, shape, style)
@@ -437,7 +320,7 @@ def _draw_pose(rng: np.random.Generator, sample: int, shape: tuple[int, int], st
     slack = style.overhang * size
     y = _uniform_inside(rng, shape[0], half_height - slack)
     x = _uniform_inside(rng, shape[1], half_width - slack)
-    return Pose(x, y, size, angle, shear, aspect)
+    return replace(pose, x=x, y=y)
 
 
 def _half_extent(pose: Pose, shape: Glyph) -> tuple[float, float]:
@@ -455,28 +338,30 @@ def _uniform_inside(rng: np.random.Generator, length: int, half: float) -> float
 def _draw_distractor(
     rng: np.random.Generator, shape: tuple[int, int], lightness: float, style: SceneStyle
 ) -> Distractor:
-    # fainter than a digit, so that a mark is told from a digit by more than its shape only sometimes
-    target = lightness + rng.choice([-1, 1]) * rng.uniform(0.5, 1.0) * style.contrast[0]
-    colour = _colour(rng.uniform(), rng.uniform(*style.colourfulness), target)
-    start = rng.uniform(0, 1, 2) * np.array(shape[::-1])
+    # fainter than any digit, though as colourful: shape is still what tells a digit
+    contrast = rng.uniform(0.4, 0.9) * style.contrast[0]
+    colour = _colour(rng.uniform(), rng.uniform(*style.colourfulness), lightness + rng.choice([-1, 1]) * contrast)
     if rng.uniform() < 0.5:
-        width, height = rng.uniform(4, 16, 2)
-        return Distractor(((float(start[0]), float(start[1])),), (width, height, rng.uniform(0, 180)), colour)
-    # a stroke is a walk whose heading turns steadily: an arc or a hook
-    steps = 12
-    heading = rng.uniform(0, 2 * math.pi) + np.cumsum(np.full(steps, rng.uniform(-0.25, 0.25)))
-    length = rng.uniform(20, 60) / steps
-    path = start + np.cumsum(length * np.column_stack([np.cos(heading), np.sin(heading)]), axis=0)
-    return Distractor(tuple(map(tuple, path.tolist())), rng.uniform(1.5, 4.0), colour)
+        steps, length, width, bend = 2, rng.uniform(1, 12), int(rng.integers(5, 15)), 0.0
+    else:  # a walk whose heading turns steadily: an arc or a hook
+        steps, length, width, bend = 12, rng.uniform(20, 60), int(rng.integers(2, 5)), rng.uniform(-0.25, 0.25)
+    heading = rng.uniform(0, 2 * math.pi) + bend * np.arange(steps)
+    start = rng.uniform(0, 1, 2) * np.array(shape[::-1])
+    path = start + length / steps * np.cumsum(np.column_stack([np.cos(heading), np.sin(heading)]), axis=0)
+    return Distractor(tuple((float(x), float(y)) for x, y in path), width, colour)
 
 
-def _digit_colour(rng: np.random.Generator, lightness: float, style: SceneStyle) -> tuple[float, float, float]:
-    contrast = rng.uniform(*style.contrast)
-    sides = [side for side in (-1, 1) if 0.05 <= lightness + side * contrast <= 0.95]
-    if not sides:  # mid-grey ground and high contrast: the side with more room
-        sides = [1 if lightness < 0.5 else -1]
-    target = lightness + sides[rng.integers(len(sides))] * contrast
-    return _colour(rng.uniform(), rng.uniform(*style.colourfulness), target)
+def _draw_colour(
+    rng: np.random.Generator, lightness: float, style: SceneStyle, others: list[Sprite]
+) -> tuple[float, float, float]:
+    """A digit's colour: of the asked contrast to the ground and, of three, the one least like the other digits'."""
+    drawn = []
+    for _ in range(3):
+        contrast = rng.uniform(*style.contrast)
+        sides = [side for side in (-1, 1) if 0.05 <= lightness + side * contrast <= 0.95]
+        side = sides[rng.integers(len(sides))] if sides else (1 if lightness < 0.5 else -1)
+        drawn.append(_colour(rng.uniform(), rng.uniform(*style.colourfulness), lightness + side * contrast))
+    return max(drawn, key=lambda colour: min((math.dist(colour, other.colour) for other in others), default=0))
 
 
 def _colour(hue: float, saturation: float, lightness: float) -> tuple[float, float, float]:
@@ -587,57 +472,7 @@ def _paint_ground(scene: Scene) -> np.ndarray:
     for mark in scene.distractors:
         cover = np.zeros(scene.shape, np.uint8)
         fine = np.rint(np.array(mark.points) * 16).astype(np.int32)  # four fractional bits
-        if isinstance(mark.width, tuple):
-            axes = tuple(round(8 * side) for side in mark.width[:2])
-            cv2.ellipse(cover, tuple(map(int, fine[0])), axes, mark.width[2], 0, 360, 255, -1, cv2.LINE_AA, 4)
-        else:
-            cv2.polylines(cover, [fine], False, 255, max(1, round(mark.width)), cv2.LINE_AA, 4)
+        cv2.polylines(cover, [fine], False, 255, mark.width, cv2.LINE_AA, 4)
         share = (cover.astype(np.float32) / 255)[..., None]
         canvas = canvas + share * (np.array(mark.colour, np.float32) - canvas)
     return canvas
-
-
-def texture(kind: str, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """A procedural texture.
-
-    Args:
-        kind: One of :data:`GROUND_KINDS`: a smooth 'gradient', band-limited 'noise', sinusoidal 'stripes', 'checks'
-            or 'cells' (patches of one value each, bounded by straight lines).
-        shape: (height, width) in pixels.
-        seed: What sets one texture of a kind apart from another.
-
-    Returns:
-        float32 array of that shape, values of 0..1.
-
-    Raises:
-        ValueError: If ``kind`` is unknown.
-    """
-    if kind not in GROUND_KINDS:
-        raise ValueError(f'texture must be one of {GROUND_KINDS}, not {kind!r}')
-    rng = np.random.default_rng(seed)
-    rows, columns = np.indices(shape, np.float32)
-    turn = rng.uniform(0, math.pi)
-    along = math.cos(turn) * columns + math.sin(turn) * rows
-    across = -math.sin(turn) * columns + math.cos(turn) * rows
-    if kind == 'gradient':
-        values = along
-    elif kind == 'noise':
-        white = rng.standard_normal(shape, dtype=np.float32)
-        values = np.zeros(shape, np.float32)
-        for sigma in rng.uniform(1.0, 10.0, 2):
-            band = cv2.GaussianBlur(white, (0, 0), sigma)
-            values += band / band.std()
-        values = np.clip(values / 3, -1.2, 1.2)
-    elif kind == 'stripes':
-        bend = rng.uniform(0, 4) * np.sin(across / rng.uniform(10, 40))
-        values = np.sin(2 * math.pi * (along + bend) / rng.uniform(6, 28))
-    elif kind == 'checks':
-        period = rng.uniform(8, 28)
-        values = np.tanh(4 * np.sin(math.pi * along / period) * np.sin(math.pi * across / period))
-    else:
-        points = rng.uniform(0, 1, (24, 2)) * np.array(shape)
-        nearest = cKDTree(points).query(np.column_stack([rows.ravel(), columns.ravel()]))[1]
-        values = rng.uniform(0, 1, len(points))[nearest].reshape(shape)
-        values = cv2.GaussianBlur(values.astype(np.float32), (0, 0), 0.7)
-    low, high = float(values.min()), float(values.max())
-    return ((values - low) / max(high - low, 1e-6)).astype(np.float32)
