@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     coco.add_argument('--train', type=int, default=defaults.train, help='images in train2017')
     coco.add_argument('--val', type=int, default=defaults.val, help='images in val2017')
     coco.add_argument('--size', type=int, default=defaults.size, help='side of the images in pixels')
-    coco.add_argument('--overwrite', action='store_true', help='replace a mini set of other parameters')
+    coco.add_argument('--overwrite', action='store_true', help='replace the mini set that is there')
     coco.set_defaults(make=make_coco)
     return parser.parse_args()
 

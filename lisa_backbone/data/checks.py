@@ -1,0 +1,475 @@
+"""Checks of a data set before a run, each failure told in one sentence that names the file and the mend.
+
+A framework meets bad data hours into a run, in a worker process, as a traceback; some of it it never reports: boxes of
+categories that are not in the file are dropped, an image of another size than stated is trained on with its boxes in
+the wrong place, an RLE mask that is too short is filled up from uninitialised memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import compress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import UserError
+
+__all__ = ['DataReport', 'check_detection_data', 'explain_image_failure']
+
+SAMPLE = 512  # images decoded by decode='sample': all of a mini set, a few seconds of COCO
+_IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
+_ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a detection set holds.
+
+    Attributes:
+        ann_file: Its annotation file.
+        img_dir: Its image folder.
+        images: Images in the annotation file, all of them present.
+        annotations: Annotated objects, crowds included.
+        crowds: How many of them are crowds.
+        categories: Names of the categories, in the order of the file.
+        decoded: Images that were decoded.
+        notes: Sentences on what is odd and yet trains: images without objects, boxes that the framework skips.
+    """
+
+    ann_file: Path
+    img_dir: Path
+    images: int
+    annotations: int
+    crowds: int
+    categories: tuple[str, ...]
+    decoded: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line on the set, and one on each note."""
+        line = (
+            f'{self.ann_file}: {self.images} images, {self.annotations} objects ({self.crowds} crowds) of '
+            f'{len(self.categories)} categories; {self.decoded} images decoded without fault'
+        )
+        return '\n'.join([line, *(f'note: {note}' for note in self.notes)])
+
+
+@dataclass
+class _Findings:
+    """Problems and notes by kind: the first of each kind in words, the others counted."""
+
+    remedy: Callable[[str], str]
+    problems: dict[str, list] = field(default_factory=dict)
+    notes: dict[str, list] = field(default_factory=dict)
+
+    def problem(self, kind: str, sentence: str, mend: str) -> None:
+        self.problems.setdefault(kind, [f'{sentence}; {self.remedy(mend)}', 0])[1] += 1
+
+    def note(self, kind: str, sentence: str) -> None:
+        self.notes.setdefault(kind, [sentence, 0])[1] += 1
+
+    def close(self) -> tuple[str, ...]:
+        """The notes; raises the first problem if there is one."""
+        if self.problems:
+            (sentence, count), *others = self.problems.values()
+            also = [f'{count - 1} more like it'] if count > 1 else []
+            also += [f'{sum(other[1] for other in others)} problems of other kinds'] if others else []
+            raise UserError(f'{sentence} ({", ".join(also)})' if also else sentence)
+        return tuple(f'{text} ({count} in all)' for text, count in self.notes.values())
+
+
+def check_detection_data(
+    ann_file: str | Path,
+    img_dir: str | Path,
+    *,
+    decode: Literal['sample', 'all', 'none'] = 'sample',
+    need_masks: bool = False,
+    need_annotations: bool = True,
+    classes: Sequence[str] | None = None,
+) -> DataReport:
+    """Check a set in COCO format.
+
+    It reads the whole annotation file, lists the image folder once, and decodes up to 512 images, evenly spaced in the
+    file, or all of them. Reading the annotations of COCO train2017 takes some ten seconds, the rest a few.
+
+    Args:
+        ann_file: The annotation file.
+        img_dir: The folder that the ``file_name`` of its images is relative to.
+        decode: Which images to decode and compare with their stated size, and which images' RLE masks to add up.
+        need_masks: Whether every object must have a mask; if not, masks are not looked at.
+        need_annotations: Whether there must be objects; False for the image lists of a test server.
+        classes: The class names of the config, if it sets them; they must be the file's, in the order of the file.
+
+    Returns:
+        What the set holds.
+
+    Raises:
+        UserError: On the first problem, with the number of the others.
+    """
+    ann_file, img_dir = Path(ann_file), Path(img_dir)
+    root = ann_file.parent.parent if ann_file.parent.name == 'annotations' else ann_file.parent
+    _require_paths(ann_file, img_dir, root)
+    data = _load(ann_file, root)
+    images, annotations, categories = _tables(data, ann_file, need_annotations)
+    findings = _Findings(lambda mend: _remedy(root, mend))
+    _check_categories(findings, ann_file, categories, classes)
+    by_id = _check_images(findings, ann_file, images)
+    present = _check_presence(findings, ann_file, img_dir, images)
+    _check_annotations(findings, ann_file, annotations, by_id, {c['id'] for c in categories}, need_masks)
+    chosen = _choose(list(compress(images, present)), decode)
+    _check_pixels(findings, img_dir, chosen, ann_file, show=decode == 'all')
+    if need_masks:
+        _check_runs(findings, ann_file, annotations, {image['id'] for image in chosen}, by_id)
+    bare = len(by_id.keys() - {annotation['image_id'] for annotation in annotations}) if not findings.problems else 0
+    notes = findings.close()
+    if bare and annotations:
+        notes += (f'{bare} of {len(images)} images have no object',)
+    crowds = sum(bool(annotation['iscrowd']) for annotation in annotations)
+    names = tuple(category['name'] for category in categories)
+    return DataReport(ann_file, img_dir, len(images), len(annotations), crowds, names, len(chosen), notes)
+
+
+def explain_image_failure(path: str | Path) -> str:
+    """Say what is wrong with an image file.
+
+    The file is decoded to its end. Missing bytes are found, also where a decoder would fill them in and merely warn;
+    bytes that were changed in the middle of a JPEG are not, for want of a checksum in the format.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One sentence with the file and the mend, or an empty string if the file reads well.
+    """
+    return _inspect(Path(path))[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# files
+# ---------------------------------------------------------------------------------------------------------------------
+def _remedy(root: Path, otherwise: str) -> str:
+    """The mend; a mini set is simply made anew."""
+    if (root / 'mini.json').is_file():
+        return f'make the set anew with `python tools/make_mini_data.py coco --out {root} --overwrite`'
+    return otherwise
+
+
+def _require_paths(ann_file: Path, img_dir: Path, root: Path) -> None:
+    if root.name.startswith('mini_'):
+        mend = f'make it with `python tools/make_mini_data.py coco --out {root}`'
+    else:
+        mend = (
+            'expected are images in <root>/train2017 and <root>/val2017 and annotations in '
+            '<root>/annotations/instances_{train,val}2017.json, as in docs/data.md'
+        )
+    if not root.is_dir():
+        raise UserError(f'there is no data root {root}; {mend}')
+    if not ann_file.is_file():
+        raise UserError(f'there is no annotation file {ann_file}; {_remedy(root, mend)}')
+    if not img_dir.is_dir():
+        raise UserError(f'there is no image folder {img_dir}; {_remedy(root, mend)}')
+
+
+def _load(ann_file: Path, root: Path) -> Any:
+    mend = _remedy(root, 'fetch or write it again')
+    try:
+        text = ann_file.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else 'it is not text'
+        raise UserError(f'cannot read the annotation file {ann_file}: {reason}; {mend}') from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith('Unterminated string')
+        what = 'ends too early, as if it were cut short' if cut else f'is not JSON: {error}'
+        raise UserError(f'the annotation file {ann_file} {what}; {mend}') from error
+
+
+def _tables(data: Any, ann_file: Path, need_annotations: bool) -> tuple[list[dict], list[dict], list[dict]]:
+    """The images, annotations and categories of a COCO file, as lists of dicts."""
+    names = ('images', 'annotations', 'categories')
+    if not isinstance(data, dict):
+        raise UserError(f'{ann_file} holds a {type(data).__name__}, not a COCO object with the keys {", ".join(names)}')
+    if not need_annotations:
+        data = {'annotations': [], **data}
+    for name in names:
+        if name not in data:
+            raise UserError(f"{ann_file} has no key '{name}'; a COCO file has {', '.join(names)}")
+        rows = data[name]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"'{name}' in {ann_file} is not a list of objects, as a COCO file has it")
+        if not rows and (name != 'annotations' or need_annotations):
+            raise UserError(f"'{name}' in {ann_file} is empty; name an annotation file that has some")
+    return tuple(data[name] for name in names)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tables
+# ---------------------------------------------------------------------------------------------------------------------
+def _check_categories(
+    findings: _Findings, ann_file: Path, categories: list[dict], classes: Sequence[str] | None
+) -> None:
+    for category in categories:
+        if 'id' not in category or 'name' not in category:
+            raise UserError(f"a category in {ann_file} has no 'id' or no 'name': {category}; write it again with both")
+    for twice in _twice(category['id'] for category in categories):
+        findings.problem('category twice', f'{ann_file} has two categories of id {twice}', 'give each an id of its own')
+    if classes is None:
+        return
+    names = [category['name'] for category in categories]
+    for name in classes:
+        if name not in names:
+            listed = ', '.join(map(str, names[:10])) + (', ...' if len(names) > 10 else '')
+            findings.problem(
+                'class unknown',
+                f"the config's class '{name}' is not a category of {ann_file} ({listed})",
+                'correct classes in metainfo',
+            )
+    kept = [name for name in names if name in classes]
+    if not findings.problems and kept != list(classes):
+        first = next(mine for mine, theirs in zip(classes, kept, strict=True) if mine != theirs)
+        findings.problem(
+            'class order',
+            f"the config's classes are not in the order of {ann_file} from '{first}' on, and labels follow the file",
+            'put them in that order',
+        )
+
+
+def _check_images(findings: _Findings, ann_file: Path, images: list[dict]) -> dict[Any, dict]:
+    for image in images:
+        for key in _IMAGE_KEYS:
+            if key not in image:
+                raise UserError(
+                    f"image {image.get('id', '(no id)')} in {ann_file} has no '{key}'; write it again with it"
+                )
+        if not (_is_positive(image['height']) and _is_positive(image['width'])):
+            raise UserError(
+                f'image {image["id"]} in {ann_file} is {image["width"]} x {image["height"]} pixels by its entry; '
+                'correct width and height'
+            )
+    for twice in _twice(image['id'] for image in images):
+        findings.problem('image twice', f'{ann_file} has two images of id {twice}', 'give each an id of its own')
+    return {image['id']: image for image in images}
+
+
+def _check_presence(findings: _Findings, ann_file: Path, img_dir: Path, images: list[dict]) -> list[bool]:
+    """For each image, whether its file is there; each folder is listed once, which 118,000 single looks are not."""
+    listed: dict[Path, set[str]] = {}
+    present = []
+    for image in images:
+        path = img_dir / image['file_name']
+        if path.parent not in listed:
+            listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        present.append(path.name in listed[path.parent])
+    if not all(present):
+        first = images[present.index(False)]['file_name']
+        findings.problem(
+            'missing',
+            f'{ann_file} names {first}, which is not in {img_dir} '
+            f'({present.count(False)} of {len(images)} images are missing)',
+            'put the images there or correct the image folder',
+        )
+    return present
+
+
+def _check_annotations(
+    findings: _Findings,
+    ann_file: Path,
+    annotations: list[dict],
+    images: dict[Any, dict],
+    category_ids: set,
+    need_masks: bool,
+) -> None:
+    for annotation in annotations:
+        where = f'annotation {annotation.get("id", "(no id)")} in {ann_file}'
+        absent = [key for key in _ANNOTATION_KEYS if key not in annotation]
+        if absent:
+            findings.problem(f'no {absent[0]}', f"{where} has no '{absent[0]}'", 'write it again with it')
+            continue
+        image = images.get(annotation['image_id'])
+        if image is None:
+            findings.problem(
+                'image_id',
+                f'{where} refers to image_id {annotation["image_id"]}, which is not in the file',
+                'correct the id or remove the annotation',
+            )
+            continue
+        if annotation['category_id'] not in category_ids:
+            findings.problem(
+                'category_id',
+                f'{where} refers to category_id {annotation["category_id"]}, which is not in the file',
+                'correct the id or add the category',
+            )
+        _check_box(findings, where, annotation, image)
+        if need_masks:
+            _check_mask(findings, where, annotation.get('segmentation'), image)
+    for twice in _twice(annotation.get('id') for annotation in annotations):
+        sentence = f'{ann_file} has two annotations of id {twice}'
+        findings.problem('annotation twice', sentence, 'give each an id of its own')
+
+
+def _check_box(findings: _Findings, where: str, annotation: dict, image: dict) -> None:
+    box = annotation['bbox']
+    if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
+        findings.problem('bbox', f'{where} has the bbox {box}', 'write it as four numbers: x, y, width, height')
+        return
+    x, y, width, height = box
+    if width < 0 or height < 0:
+        mend = 'write it as x, y, width, height'
+        findings.problem('bbox negative', f'{where} has the bbox {box} of negative size', mend)
+    elif x > image['width'] or y > image['height'] or x + width < 0 or y + height < 0:
+        findings.problem(
+            'bbox outside',
+            f'{where} has the bbox {box}, outside its image of {image["width"]} x {image["height"]} pixels',
+            'correct the box, or width and height of the image',
+        )
+    elif width < 1 or height < 1 or not _is_number(annotation['area']) or annotation['area'] <= 0:
+        findings.note('bbox small', f'{where} has no pixel to speak of and is skipped in training')
+
+
+def _check_mask(findings: _Findings, where: str, mask: Any, image: dict) -> None:
+    if not mask:
+        findings.problem('mask', f"{where} has no 'segmentation'", 'add it, or train a detector without masks')
+    elif isinstance(mask, dict):
+        size = [image['height'], image['width']]
+        if not isinstance(mask.get('counts'), (list, str)) or 'size' not in mask:
+            findings.problem('rle', f'{where} has an RLE mask without counts or size', 'write the mask again')
+        elif list(mask['size']) != size:
+            findings.problem(
+                'rle size',
+                f'{where} has an RLE mask of (height, width) {list(mask["size"])} and its image is {size}',
+                'write the mask again at the size of the image',
+            )
+    elif not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
+        findings.problem('polygon', f'{where} has a mask that is neither RLE nor a list of polygons', 'write it again')
+    elif not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask):
+        findings.note('polygon short', f'{where} has no polygon of three corners or more and is ignored in training')
+
+
+def _check_runs(
+    findings: _Findings, ann_file: Path, annotations: list[dict], image_ids: set, images: dict[Any, dict]
+) -> None:
+    """Whether the runs of RLE masks add up to their images; pycocotools reads on into free memory if they do not."""
+    for annotation in annotations:
+        mask, image_id = annotation.get('segmentation'), annotation.get('image_id')
+        if image_id not in image_ids or not isinstance(mask, dict) or not isinstance(mask.get('counts'), (list, str)):
+            continue
+        image = images[image_id]
+        total = _run_total(mask['counts'])
+        if total != image['height'] * image['width']:
+            findings.problem(
+                'rle runs',
+                f'annotation {annotation.get("id")} in {ann_file} has an RLE mask whose runs add up to {total} of its '
+                f"image's {image['height'] * image['width']} pixels",
+                'write the mask again',
+            )
+
+
+def _run_total(counts: list | str) -> int | None:
+    """Pixels covered by RLE counts; None if they are no counts.
+
+    Compressed counts hold five bits to a character, 48 added, the lowest first; 32 marks that more follow, and 16 in
+    the last one the sign. From the fourth on, each is the difference to the one before the last.
+    """
+    if isinstance(counts, list):
+        return sum(counts) if all(isinstance(run, int) and run >= 0 for run in counts) else None
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return sum(runs) if shift == 0 and min(runs, default=0) >= 0 else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pixels
+# ---------------------------------------------------------------------------------------------------------------------
+def _choose(images: list[dict], decode: str) -> list[dict]:
+    if decode not in ('sample', 'all', 'none'):
+        raise ValueError(f"decode must be 'sample', 'all' or 'none', not {decode!r}")
+    if decode == 'none':
+        return []
+    if decode == 'all' or len(images) <= SAMPLE:
+        return images
+    return [images[i] for i in np.linspace(0, len(images) - 1, SAMPLE).round().astype(int)]
+
+
+def _check_pixels(findings: _Findings, img_dir: Path, images: list[dict], ann_file: Path, show: bool) -> None:
+    from tqdm import tqdm
+
+    paths = [img_dir / image['file_name'] for image in images]
+    with ThreadPoolExecutor(8) as pool:  # the decoder lets go of Python's lock, and network disks are slow to answer
+        results = tqdm(pool.map(_inspect, paths), 'decoding', len(paths), unit='image', disable=not show)
+        for image, path, (fault, size) in zip(images, paths, results, strict=True):
+            stated = (image['width'], image['height'])
+            if fault:
+                sentence, mend = fault.split('; ', 1)
+                findings.problem('image', sentence, mend)
+            elif size != stated:
+                turned = ' (turned as its EXIF tag asks, which the framework heeds)' if size == stated[::-1] else ''
+                findings.problem(
+                    'size',
+                    f'{path} is {size[0]} x {size[1]} pixels{turned} and {ann_file} says {stated[0]} x {stated[1]}',
+                    'put the image back that was annotated, or correct its entry',
+                )
+
+
+def _inspect(path: Path) -> tuple[str, tuple[int, int] | None]:
+    """What is wrong with an image file ('' if nothing), and its (width, height) as a framework reads it."""
+    from PIL import Image, ImageFile, UnidentifiedImageError
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return f'cannot read the image {path}: {error.strerror}; put it there or correct the image folder', None
+    if not data:
+        return f'the image {path} is empty; fetch it again', None
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with Image.open(path) as image:
+            image.load()
+            size = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
+            # a download with zeros for the part that never came is decoded to the end, with a warning at most
+            cut = image.format == 'JPEG' and b'\xff\xd9' not in data
+    except UnidentifiedImageError:
+        return f'{path} is no image that can be read; fetch it again', None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if 'truncated' not in str(error).lower():
+            return f'the image {path} cannot be decoded: {error}; fetch it again', None
+        cut = True
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    return (f'the image {path} is truncated; fetch it again', None) if cut else ('', size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# values
+# ---------------------------------------------------------------------------------------------------------------------
+def _twice(ids: Iterable) -> list:
+    """The ids that come more than once, each as often as it comes again."""
+    seen: set = set()
+    return [one for one in ids if one in seen or seen.add(one)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
