@@ -1,0 +1,2 @@
+# COCO 2017 with boxes and masks at one scale (short side 800, long side at most 1333), as mmdet ships it.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'

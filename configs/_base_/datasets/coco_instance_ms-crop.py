@@ -1,0 +1,36 @@
+# COCO 2017 with boxes and masks, trained at several scales and with crops: the augmentation of DETR and Sparse R-CNN.
+_base_ = './coco_instance.py'
+
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [
+                dict(
+                    type='RandomChoiceResize',
+                    scales=[(short, 1333) for short in range(480, 801, 32)],
+                    keep_ratio=True,
+                ),
+            ],
+            [
+                dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
+                dict(
+                    type='RandomCrop',
+                    crop_type='absolute_range',
+                    crop_size=(384, 600),
+                    allow_negative_crop=True,
+                ),
+                dict(
+                    type='RandomChoiceResize',
+                    scales=[(short, 1333) for short in range(480, 801, 32)],
+                    keep_ratio=True,
+                ),
+            ],
+        ],
+    ),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,0 +1,295 @@
+"""Reading a config, and finding in it what its reader would silently ignore.
+
+mmengine accepts any key anywhere: ``--cfg-options optim_wraper.optimizer.lr=1`` changes nothing and says nothing.
+:func:`load_config` reads the file and applies overrides as mmengine does, but stops at a key that nothing reads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine import registry as registries
+from mmengine.config import Config
+from mmengine.registry import Registry, init_default_scope
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from .errors import UserError
+
+__all__ = [
+    'RUNNER_KEYS',
+    'apply_options',
+    'leaf_datasets',
+    'load_config',
+    'nearest',
+    'null_empty_pretrained',
+    'walk_dicts',
+]
+
+# What mmengine's Runner takes by name, and what it and the frameworks' tools look up in the config besides.
+RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'gpu_ids',
+    'model_wrapper_cfg',
+    'runner_type',
+    'tta_model',
+    'tta_pipeline',
+}
+_LOADER_KEYS = frozenset(inspect.signature(DataLoader.__init__).parameters) - {'self'} | {'num_batch_per_epoch'}
+# Keys that mmengine itself takes out of a dict before its class is called.
+_BUILD_KEYS = frozenset({'type', '_scope_', '_delete_', 'init_cfg', 'priority', 'convert_to_iter_based'})
+_OPTIM_WRAPPER_KEYS = frozenset({'constructor', 'paramwise_cfg'})
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and apply overrides to it.
+
+    Args:
+        path: The file.
+        options: Overrides, dotted keys to values, as mmengine's ``DictAction`` makes them of ``--cfg-options``.
+
+    Returns:
+        The config, its ``custom_imports`` done.
+
+    Raises:
+        UserError: The file is missing or cannot be run, a base or an import is missing, a top-level key looks like a
+            misspelt one, or an override would have no effect.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        raise UserError(f'config {path} does not exist{nearest(str(path), siblings)}')
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        raise UserError(f'config {path} is not valid Python ({error}); mend that line') from error
+    except FileNotFoundError as error:
+        raise UserError(f'config {path} names a base that does not exist: {error}') from error
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'config {path} needs a package that is not installed ({error}); tools/doctor.py says what to install'
+        ) from error
+    except ImportError as error:
+        raise UserError(f'custom_imports of config {path} cannot be imported: {error}') from error
+    except (KeyError, TypeError, AttributeError, NameError) as error:
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    _check_top_level(cfg, path)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    if options:
+        apply_options(cfg, options)
+    return cfg
+
+
+def apply_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge overrides into a config, in place.
+
+    An override must name a key of the config, or a parameter of the class that its dict builds. In a dict without
+    ``type`` a new key is taken unless it resembles one that is there. ``data_root``, which config files use only while
+    they are read, is replaced in every path that begins with it.
+
+    Args:
+        cfg: The config.
+        options: Dotted keys to values.
+
+    Raises:
+        UserError: An override would have no effect or cannot be merged.
+    """
+    options = dict(options)
+    for key in list(options):
+        if key == 'data_root' and isinstance(cfg.get('data_root'), str):
+            _replace_root(cfg, cfg.data_root, str(options.pop(key)))
+    for key in options:
+        _check_option(cfg, key)
+    try:
+        cfg.merge_from_dict(options)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(f'--cfg-options {_join(options)} cannot be merged into the config: {error}') from error
+
+
+def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """Yield every dict inside a config with its dotted path, the outermost first."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in dict.items(node):
+            yield from walk_dicts(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from walk_dicts(value, f'{path}.{index}')
+
+
+def leaf_datasets(dataset: dict, path: str) -> Iterator[tuple[str, dict]]:
+    """Yield the datasets inside wrappers such as RepeatDataset, ConcatDataset and MultiImageMixDataset.
+
+    Args:
+        dataset: Config of a dataset.
+        path: Its dotted path.
+
+    Yields:
+        Dotted path and config of each dataset that wraps no other.
+    """
+    inner = dataset.get('dataset')
+    several = dataset.get('datasets')
+    if isinstance(inner, dict):
+        yield from leaf_datasets(inner, f'{path}.dataset')
+    elif isinstance(several, list | tuple):
+        for index, child in enumerate(several):
+            if isinstance(child, dict):
+                yield from leaf_datasets(child, f'{path}.datasets.{index}')
+    else:
+        yield path, dataset
+
+
+def null_empty_pretrained(cfg: Config) -> list[str]:
+    """Turn every ``init_cfg`` of type Pretrained without a checkpoint into ``None``, in place.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        Dotted paths of the modules concerned, which will start at random.
+    """
+    emptied = []
+    for path, node in list(walk_dicts(cfg.get('model', {}), 'model')):
+        init = node.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained' and not init.get('checkpoint'):
+            node['init_cfg'] = None
+            emptied.append(path)
+    return emptied
+
+
+def nearest(word: str, known: Any, cutoff: float = 0.6) -> str:
+    """The end of a sentence that proposes the known word most like ``word``, or an empty string."""
+    near = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=cutoff)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def _check_top_level(cfg: Config, path: Path) -> None:
+    for key in cfg:
+        near = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.92)
+        if key not in RUNNER_KEYS and near and near[0] not in cfg:
+            raise UserError(f'config {path} sets {key!r}, which nothing reads; did you mean {near[0]!r}?')
+        if key not in RUNNER_KEYS and near and isinstance(cfg[key], dict) and isinstance(cfg[near[0]], dict):
+            raise UserError(f'config {path} sets both {key!r} and {near[0]!r}; nothing reads the first: rename it')
+
+
+def _replace_root(cfg: Config, old: str, new: str) -> None:
+    """Replace a data root in every string of the config that begins with it."""
+    if old.endswith('/') and not new.endswith('/'):
+        new += '/'
+
+    def swap(node: Any) -> Any:
+        if isinstance(node, dict):
+            for key, value in list(dict.items(node)):
+                node[key] = swap(value)
+            return node
+        if isinstance(node, list | tuple):
+            return type(node)(swap(value) for value in node)
+        return new + node[len(old) :] if isinstance(node, str) and node.startswith(old) else node
+
+    for key in list(cfg.keys()):
+        cfg[key] = swap(cfg[key])
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    node: Any = cfg._cfg_dict
+    parts = key.split('.')
+    for depth, part in enumerate(parts):
+        here = '.'.join(parts[:depth])
+        if isinstance(node, list | tuple):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(f'--cfg-options {key}: {here} is a list of {len(node)}, so {part!r} names none of it')
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if part not in node:
+                _check_new_key(key, here, part, node)
+                return
+            if depth == 0 and len(parts) == 1:
+                _check_variable(cfg, key)
+            node = node[part]
+        else:
+            raise UserError(
+                f'--cfg-options {key}: {here} is {node!r} in the config and holds no {part!r}; set {here} in a config file'
+            )
+
+
+def _check_new_key(key: str, here: str, part: str, node: dict) -> None:
+    """Judge an override whose key is not in the config."""
+    if not here:
+        if part not in RUNNER_KEYS:
+            known = set(node) & RUNNER_KEYS | RUNNER_KEYS
+            raise UserError(f'--cfg-options {key}: nothing reads {part!r}{nearest(part, known)}')
+        return
+    takes, is_all = _parameters(here, node)
+    if part in takes:
+        return
+    name = node.get('type')
+    name = f' ({getattr(name, "__name__", name)})' if name else ''
+    hint = nearest(part, takes | set(node))
+    if is_all or nearest(part, takes | set(node), cutoff=0.75):
+        raise UserError(f'--cfg-options {key}: {here}{name} takes no {part!r}{hint}')
+
+
+def _check_variable(cfg: Config, key: str) -> None:
+    """Refuse to set a variable that only the config file itself reads."""
+    if key in RUNNER_KEYS:
+        return
+    uses = [
+        f'{path}.{name}'
+        for path, node in walk_dicts(cfg._cfg_dict)
+        for name, found in dict.items(node)
+        if path and (name == key or key.endswith(f'_{name}')) and found == cfg[key]
+    ]
+    mend = f'set {", ".join(uses[:4])} instead' if uses else 'set the keys that were made from it instead'
+    raise UserError(
+        f'--cfg-options {key}: the config file used {key!r} while it was read, and setting it now changes nothing; {mend}'
+    )
+
+
+def _parameters(here: str, node: dict) -> tuple[set[str], bool]:
+    """The parameters of what a dict builds, and whether it takes no others."""
+    if here.endswith('dataloader') and '.' not in here:
+        return set(_LOADER_KEYS), True
+    built = [node.get('type')] if inspect.isclass(node.get('type')) else _classes(node.get('type'), node.get('_scope_'))
+    names: set[str] = set(_BUILD_KEYS)
+    if here == 'optim_wrapper':
+        names |= _OPTIM_WRAPPER_KEYS
+    is_all = bool(built)
+    for cls in built:
+        closed = False
+        for base in inspect.getmro(cls) if inspect.isclass(cls) else [cls]:
+            if inspect.isclass(base) and '__init__' not in vars(base):
+                continue
+            try:
+                found = inspect.signature(base.__init__ if inspect.isclass(base) else base).parameters
+            except (TypeError, ValueError):  # built in C
+                break
+            names |= {p.name for p in found.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}
+            if not any(p.kind == p.VAR_KEYWORD for p in found.values()):
+                closed = True
+                break
+        is_all = is_all and closed
+    return names, is_all
+
+
+def _classes(name: Any, scope: str | None) -> list:
+    """All that the registries hold under a name: one class, mostly."""
+    found = []
+    if isinstance(name, str):
+        for registry in vars(registries).values():
+            if isinstance(registry, Registry):
+                with registry.switch_scope_and_registry(scope) as scoped:
+                    cls = scoped.get(name)
+                if cls is not None and cls not in found:
+                    found.append(cls)
+    return found
+
+
+def _join(options: dict) -> str:
+    return ' '.join(f'{key}={value}' for key, value in options.items())

@@ -1,0 +1,314 @@
+"""What is checked before a run creates anything: the work directory, the model, its weights, the data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+from .checkpoints import FitReport, _quiet, check_checkpoint, check_load_from, check_pretrained, check_resumable
+from .config import leaf_datasets, nearest
+from .errors import UserError
+
+__all__ = ['Preflight', 'build_model', 'check_data', 'check_work_dir', 'explain_build_error', 'preflight']
+
+_IMAGE_PREPROCESSORS = ('DetDataPreprocessor', 'SegDataPreProcessor', 'ClsDataPreprocessor', 'ImgDataPreprocessor')
+
+
+@dataclass
+class Preflight:
+    """What the checks found.
+
+    Attributes:
+        model: The model, built for the checks; its weights are not those that training starts from.
+        fits: One report for each weight file.
+        random_modules: Dotted paths of backbones that start at random.
+    """
+
+    model: nn.Module
+    fits: list[FitReport] = field(default_factory=list)
+    random_modules: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What to tell the user, one line for each."""
+        lines = [report.line() for report in self.fits]
+        lines += [
+            f'TRAINING FROM RANDOM INITIALISATION: no pretrained weights given for {name} '
+            f'(--cfg-options {name}.init_cfg.checkpoint=FILE)'
+            for name in self.random_modules
+        ]
+        return lines
+
+
+def preflight(
+    cfg: Config,
+    mode: str,
+    checkpoint: str | None = None,
+    min_fit: float | None = None,
+    loaders: Sequence[str] | None = None,
+) -> Preflight:
+    """Check all that a run needs before it creates anything.
+
+    Args:
+        cfg: The config, complete.
+        mode: ``'train'``, ``'resume'`` or ``'test'``.
+        checkpoint: The file to be resumed or tested.
+        min_fit: As in :mod:`lisa_backbone.checkpoints`.
+        loaders: Dataloaders whose data are checked; by default those that the mode uses.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UserError: Something is missing or does not fit.
+    """
+    if loaders is None:
+        loaders = ['test_dataloader'] if mode == 'test' else ['train_dataloader', 'val_dataloader']
+    check_work_dir(cfg.work_dir)
+    _check_amp(cfg, mode)
+    found = Preflight(build_model(cfg.model, cfg.get('data_preprocessor')))
+    _check_channels(found.model)
+    if mode == 'train':
+        found.fits = check_pretrained(found.model, min_fit)
+        if cfg.get('load_from'):
+            found.fits += check_load_from(found.model, str(cfg.load_from), min_fit)
+        elif isinstance(getattr(found.model, 'backbone', None), nn.Module):
+            covered = any('model.backbone'.startswith(report.target) for report in found.fits)
+            found.random_modules = [] if covered else ['model.backbone']
+    elif mode == 'resume':
+        found.fits = [check_resumable(found.model, str(checkpoint))]
+    else:
+        found.fits = [check_checkpoint(found.model, str(checkpoint), min_fit)]
+    check_data(cfg, loaders)
+    return found
+
+
+def check_work_dir(work_dir: str | Path) -> None:
+    """Stop if a work directory cannot be created or written.
+
+    Raises:
+        UserError: It cannot.
+    """
+    path = Path(work_dir).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise UserError(f'work dir {work_dir} cannot be made: {existing} is a file; give another --work-dir')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f'work dir {work_dir} cannot be written ({existing} is read-only for you); give another --work-dir'
+        )
+
+
+def build_model(model: dict, data_preprocessor: dict | None = None) -> nn.Module:
+    """Build a model from its config, or say which key is at fault.
+
+    Args:
+        model: Config of the model.
+        data_preprocessor: Top-level config of the preprocessor, where the config file keeps it there.
+
+    Returns:
+        The model, not initialised.
+
+    Raises:
+        UserError: A class or a parameter of it is unknown, or a value is refused.
+    """
+    cfg = model.copy()
+    if data_preprocessor is not None:
+        cfg.setdefault('data_preprocessor', data_preprocessor)
+    try:
+        with _quiet():
+            return MODELS.build(cfg)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        sentence = explain_build_error(error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def explain_build_error(error: Exception) -> str | None:
+    """Put the commonest errors of building from a config into one sentence.
+
+    Args:
+        error: What mmengine's registry raised.
+
+    Returns:
+        The sentence, or ``None`` if the error is not recognised.
+    """
+    text = str(error).strip('"\'')
+    unknown = re.search(r'(\S+) is not in the (\S+?)::(\S+) registry', text)
+    if unknown:
+        name, scope, registry = unknown.groups()
+        known = _registered(registry, scope)
+        return (
+            f'config: type={name!r} is not among the {registry}s of {scope}{nearest(name, known)}; mend the name, or '
+            f'import the module that registers it through custom_imports'
+        )
+    extra = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
+    if extra:
+        return f'config: {extra[1]} takes no parameter {extra[2]!r}; mend or remove that key'
+    lacking = re.search(r'(\w+)\.__init__\(\) missing \d+ required .*?: (.*)', text)
+    if lacking:
+        return f'config: {lacking[1]} needs {lacking[2]}; add it'
+    return None
+
+
+def check_data(cfg: Config, loaders: Sequence[str]) -> None:
+    """Check that the files of every dataset of the given loaders exist, and detection sets in depth.
+
+    Args:
+        cfg: The config.
+        loaders: Names such as ``'train_dataloader'``; those the config lacks are passed over.
+
+    Raises:
+        UserError: Something is missing or broken.
+    """
+    seen = set()
+    for loader in loaders:
+        dataset = (cfg.get(loader) or {}).get('dataset')
+        if not isinstance(dataset, dict):
+            continue
+        for path, leaf in leaf_datasets(dataset, f'{loader}.dataset'):
+            _check_paths(path, leaf)
+            job = (_join(leaf, leaf.get('ann_file')), _join(leaf, (leaf.get('data_prefix') or {}).get('img')))
+            if _is_coco(leaf) and job not in seen and not _is_remote(leaf):
+                seen.add(job)
+                _check_coco(leaf, *job)
+    for loader in loaders:
+        name = loader.replace('dataloader', 'evaluator')
+        evaluators = cfg.get(name) or []
+        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+            ann_file = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
+            if ann_file and '://' not in ann_file and not Path(ann_file).is_file():
+                raise UserError(f'{name}.ann_file: {ann_file} does not exist; mend the path in the config')
+
+
+def _check_coco(leaf: dict, ann_file: str, img_dir: str) -> None:
+    from .data.checks import check_detection_data
+
+    check_detection_data(ann_file, img_dir)
+
+
+def _check_paths(path: str, leaf: dict) -> None:
+    """Check data_root, ann_file and data_prefix as mmengine's BaseDataset joins them."""
+    if _is_remote(leaf):
+        return
+    root = leaf.get('data_root')
+    if root and not Path(root).is_dir():
+        raise UserError(
+            f'{path}.data_root: folder {root} does not exist; put the data there or name its place with '
+            f'--cfg-options data_root=FOLDER'
+        )
+    ann_file = _join(leaf, leaf.get('ann_file'))
+    if ann_file and not Path(ann_file).exists():
+        raise UserError(f'{path}.ann_file: {ann_file} does not exist; mend the path in the config')
+    prefix = leaf.get('data_prefix')
+    for key, value in (prefix if isinstance(prefix, dict) else {}).items():
+        folder = _join(leaf, value)
+        if folder and isinstance(value, str) and not Path(folder).exists():
+            raise UserError(f'{path}.data_prefix.{key}: {folder} does not exist; mend the path in the config')
+
+
+def _join(leaf: dict, value: Any) -> str:
+    if not isinstance(value, str):
+        return ''
+    return value if not value or os.path.isabs(value) else os.path.join(leaf.get('data_root') or '', value)
+
+
+def _is_remote(leaf: dict) -> bool:
+    paths = (leaf.get('data_root'), leaf.get('ann_file'))
+    return bool(leaf.get('backend_args')) or any(isinstance(p, str) and '://' in p for p in paths)
+
+
+def _is_coco(leaf: dict) -> bool:
+    cls = leaf.get('type')
+    if isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(leaf.get('_scope_')) as registry:
+            cls = registry.get(cls)
+    names = {base.__name__ for base in getattr(cls, '__mro__', ())}
+    return 'BaseDetDataset' in names and str(leaf.get('ann_file', '')).endswith('.json') and 'CocoDataset' in names
+
+
+def _check_amp(cfg: Config, mode: str) -> None:
+    wrapper = cfg.get('optim_wrapper') or {}
+    name = getattr(wrapper.get('type'), '__name__', wrapper.get('type'))
+    if mode != 'test' and name == 'AmpOptimWrapper' and not _has_accelerator():
+        raise UserError(
+            'optim_wrapper.type=AmpOptimWrapper trains in mixed precision, which mmengine offers on a GPU only and there '
+            'is none here; take a config without amp, or --rehearse to try this one'
+        )
+
+
+def _has_accelerator() -> bool:
+    from mmengine.device import get_device
+
+    return get_device() not in ('cpu', 'mps')
+
+
+def _check_channels(model: nn.Module) -> None:
+    """Pass a small image of as many channels as the preprocessor has means through backbone and neck."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    names = {base.__name__ for base in type(preprocessor).__mro__}
+    backbone = getattr(model, 'backbone', None)
+    if not names & set(_IMAGE_PREPROCESSORS) or not isinstance(backbone, nn.Module):
+        return
+    mean = getattr(preprocessor, 'mean', None)
+    channels = mean.numel() if isinstance(mean, torch.Tensor) and mean.numel() > 1 else 3
+    for image, module, name in _flow(model, torch.zeros(1, channels, 64, 64)):
+        was_training = module.training
+        try:
+            with torch.no_grad():
+                image.append(module.eval()(image[0]))
+        except UserError as error:
+            raise UserError(f'model.{name}: {error} (the data have {channels} channels)') from error
+        except (RuntimeError, AssertionError) as error:
+            wrong = re.search(r'expected input\S* to have (\d+) channels, but got (\d+)', str(error))
+            if wrong or isinstance(error, AssertionError):
+                _raise_channels(model, name, image[0], wrong, channels)
+            return  # not about channels: the run itself will show it
+        finally:
+            module.train(was_training)
+
+
+def _flow(model: nn.Module, image: torch.Tensor) -> Iterator[tuple[list, nn.Module, str]]:
+    state = [image]
+    for name in ('backbone', 'neck'):
+        module = getattr(model, name, None)
+        if not isinstance(module, nn.Module):
+            return
+        yield state, module, name
+        state = state[1:]
+
+
+def _raise_channels(model: nn.Module, name: str, given: Any, wrong: re.Match | None, channels: int) -> None:
+    if name == 'backbone':
+        if wrong:
+            raise UserError(
+                f'model.backbone takes images of {wrong[1]} channels and the data have {channels}; set '
+                f'model.backbone.in_channels={channels}, or mend data_preprocessor.mean and std'
+            )
+        return
+    widths = [feature.shape[1] for feature in given] if isinstance(given, list | tuple) else []
+    takes = getattr(model.neck, 'in_channels', None)
+    if widths and takes is not None and list(takes if isinstance(takes, list | tuple) else [takes]) != widths:
+        raise UserError(
+            f'model.neck takes feature maps of {takes} channels and model.backbone gives {widths}; set '
+            f'model.neck.in_channels={widths}'
+        )
+
+
+def _registered(registry: str, scope: str) -> list[str]:
+    names: list[str] = []
+    with contextlib.suppress(Exception):
+        if registry == 'model':
+            with MODELS.switch_scope_and_registry(scope) as scoped:
+                names = [*scoped._module_dict, *MODELS._module_dict]
+    return names

@@ -1,0 +1,383 @@
+"""A rehearsal: any config, its model untouched, through a few images, steps, a validation and a checkpoint.
+
+It finds broken paths and crashes in minutes, before a cluster job is queued, and reports what would be trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from .runner import RunOptions, build_runner, explained, prepare, total_batch, versions, write_json
+
+import torch  # isort: skip  (after runner, which applies the workarounds)
+from mmengine.config import Config  # isort: skip
+from mmengine.hooks import Hook  # isort: skip
+from mmengine.registry import DATASETS  # isort: skip
+from mmengine.runner import Runner, find_latest_checkpoint  # isort: skip
+
+from .checkpoints import check_resumable
+from .config import walk_dicts
+from .errors import UserError
+from .preflight import Preflight, build_model, preflight
+
+__all__ = ['FewOf', 'rehearse', 'shrink']
+
+BATCH, STEPS, VAL_IMAGES = 2, 4, 4
+_SIZE_KEYS = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
+
+
+class FewOf:
+    """A few samples of a dataset, spread evenly over it; else it behaves as the dataset itself.
+
+    Args:
+        dataset: Any dataset.
+        count: Number of samples, or fewer if it has fewer.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset = dataset
+        count = min(count, len(dataset))
+        self.picked = [i * len(dataset) // count for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.picked)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.picked[index]]
+
+    def get_data_info(self, index: int) -> dict:
+        """As in mmengine's BaseDataset."""
+        return self.dataset.get_data_info(self.picked[index])
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """As in mmengine's BaseDataset."""
+        return self.dataset.get_cat_ids(self.picked[index])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ('dataset', 'picked') or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __deepcopy__(self, memo: dict) -> FewOf:
+        return self  # mmengine copies the config that holds it
+
+
+class _Watch(Hook):
+    """Times of the steps, losses, and the parameters that got a gradient."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.losses: list[dict[str, float]] = []
+        self.metrics: dict[str, Any] = {}
+        self.with_gradient: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Note every parameter that a backward pass reaches."""
+        for name, parameter in runner.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda _, name=name: self.with_gradient.add(name))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock."""
+        _wait()
+        self._start = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Stop the clock and keep the losses."""
+        _wait()
+        self.seconds.append(time.perf_counter() - self._start)
+        self.losses.append(
+            {k: float(v) for k, v in (outputs or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+        )
+        bad = [name for name, value in self.losses[-1].items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f'{bad[0]} is not finite at step {runner.iter + 1} of the rehearsal; look at the learning rate and data'
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics."""
+        self.metrics = dict(metrics or {})
+
+
+def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
+    """Rehearse the training of a config.
+
+    Args:
+        options: The config and what the command line changes in it.
+        scale: Factor on the image sizes of the pipelines, 0 to 1.
+
+    Returns:
+        The report that is written to rehearse.json in ``<work dir>/rehearsal``.
+
+    Raises:
+        UserError: The training would not run.
+    """
+    if options.launcher != 'none' or options.resume:
+        raise UserError('--rehearse starts one process from the beginning; leave out --launcher and --resume')
+    if not 0 < scale <= 1:
+        raise UserError(f'--rehearse-scale {scale} is not between 0 and 1; give the factor to shrink images by')
+    cfg = prepare(options)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise UserError(f'config {options.config} has no {key}; there is no training to rehearse')
+    real = copy.deepcopy(cfg)
+    cfg.work_dir = str(Path(cfg.work_dir) / 'rehearsal')
+    changes = shrink(cfg, scale)
+    loaders = [f'{kind}_dataloader' for kind in ('train', 'val', 'test') if cfg.get(f'{kind}_dataloader')]
+    found = preflight(cfg, 'train', min_fit=options.min_fit, loaders=loaders)
+    _say('what would be trained', found.lines())
+    start, watch = time.perf_counter(), _Watch()
+    with explained(cfg):
+        runner = build_runner(cfg)
+        lengths = {'train': _take_few(runner, '_train_dataloader', STEPS * cfg.train_dataloader.batch_size)}
+        if cfg.get('val_dataloader'):
+            lengths['val'] = _take_few(runner, '_val_dataloader', VAL_IMAGES)
+        runner.register_hook(watch, 'VERY_LOW')
+        runner.train()
+    saved = _check_saved(cfg, runner)
+    report = _report(real, runner, watch, found, lengths, changes, time.perf_counter() - start)
+    report['checkpoint'] = saved
+    write_json(Path(cfg.work_dir) / 'rehearse.json', report)
+    _say('rehearsal passed', _lines(report, Path(cfg.work_dir) / 'rehearse.json'))
+    return report
+
+
+def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
+    """Make a config small in place: its data, schedule and workers, not its model.
+
+    Args:
+        cfg: The config.
+        scale: Factor on image sizes.
+
+    Returns:
+        What was changed, in words.
+    """
+    changes = [f'{STEPS} steps of at most {BATCH} images, then at most {VAL_IMAGES} images to validate']
+    for name, batch in (('train_dataloader', BATCH), ('val_dataloader', 1)):
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if 'batch_size' in loader:
+            loader.batch_size = min(loader.batch_size, batch)
+        loader.num_workers = min(loader.get('num_workers', 0), 2)
+        loader.pop('num_batch_per_epoch', None)
+        if loader.num_workers == 0:
+            for key in ('persistent_workers', 'prefetch_factor'):
+                loader.pop(key, None)
+    loop, hooks = cfg.train_cfg, cfg.get('default_hooks') or {}
+    by_epoch = _by_epoch(loop)
+    loop.update({'max_epochs': 1} if by_epoch else {'max_iters': STEPS})
+    if cfg.get('val_dataloader'):
+        loop.update(val_interval=1 if by_epoch else STEPS, val_begin=1)
+    loop.pop('dynamic_intervals', None)
+    if hooks.get('checkpoint'):
+        by_epoch_hook = hooks.checkpoint.get('by_epoch', True)
+        hooks.checkpoint.update(interval=1 if by_epoch_hook else STEPS, max_keep_ckpts=1)
+        hooks.checkpoint.pop('out_dir', None)
+    if hooks.get('logger'):
+        hooks.logger.interval = 1
+    cfg.resume = False
+    if scale != 1:
+        changes.append(f'image sizes times {scale:g}: {_scale_sizes(cfg, scale)} settings')
+    if not torch.cuda.is_available():
+        changes += _for_cpu(cfg)
+    return changes
+
+
+def _by_epoch(loop: dict) -> bool:
+    return loop.get('max_epochs') is not None and loop.get('max_iters') is None
+
+
+def _for_cpu(cfg: Config) -> list[str]:
+    """Take out what only a GPU can do."""
+    changes = []
+    wrapper = cfg.optim_wrapper
+    if getattr(wrapper.get('type'), '__name__', wrapper.get('type')) == 'AmpOptimWrapper':
+        wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        changes.append('no mixed precision: there is no GPU here')
+    synced = [node for _, node in walk_dicts(cfg.model) if node.get('type') in ('SyncBN', 'MMSyncBN')]
+    for node in synced:
+        node['type'] = 'BN'
+    if synced:
+        changes.append(f'{len(synced)} SyncBN settings taken as BN: there is no GPU here')
+    return changes
+
+
+def _scale_sizes(cfg: Config, scale: float) -> int:
+    """Multiply every size in the pipelines and preprocessors, and return how many."""
+    count = 0
+
+    def shrunk(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(shrunk(v) for v in value)
+        return max(round(value * scale), 16) if isinstance(value, int) and value >= 32 else value
+
+    places = [cfg.get(f'{kind}_dataloader') or {} for kind in ('train', 'val')]
+    places += [cfg.model.get('data_preprocessor') or {}, cfg.get('data_preprocessor') or {}]
+    for place in places:
+        for _, node in walk_dicts(place):
+            for key in _SIZE_KEYS:
+                if key in node and shrunk(node[key]) != node[key]:
+                    node[key] = shrunk(node[key])
+                    count += 1
+    return count
+
+
+def _take_few(runner: Runner, name: str, count: int) -> int:
+    """Build the dataset of a loader, put a few of its samples in its place, and return its whole length."""
+    loader = getattr(runner, name)
+    dataset = DATASETS.build(loader['dataset'])
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    if len(dataset) == 0:
+        raise UserError(f'{name.strip("_")}: the dataset is empty once filtered; look at its classes and filter_cfg')
+    setattr(runner, name, {**loader, 'dataset': FewOf(dataset, count)})
+    return len(dataset)
+
+
+def _check_saved(cfg: Config, runner: Runner) -> dict[str, Any]:
+    """Read the checkpoint back as a resumed run would, then remove it."""
+    path = find_latest_checkpoint(runner.work_dir)
+    if path is None:
+        return {}
+    check_resumable(build_model(cfg.model, cfg.get('data_preprocessor')), path)
+    saved = {'megabytes': round(Path(path).stat().st_size / 1e6, 1), 'resumable': True}
+    for file in Path(runner.work_dir).glob('*.pth'):
+        file.unlink()
+    (Path(runner.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+    return saved
+
+
+def _report(
+    real: Config, runner: Runner, watch: _Watch, found: Preflight, lengths: dict, changes: list[str], seconds: float
+) -> dict[str, Any]:
+    model = runner.model
+    batch = total_batch(real)
+    scale = real.get('auto_scale_lr') or {}
+    factor = batch / scale['base_batch_size'] if scale.get('enable') else 1.0
+    loop = real.train_cfg
+    epochs = loop.get('max_epochs')
+    steps = math.ceil(lengths['train'] / batch) * epochs if _by_epoch(loop) else loop.get('max_iters')
+    step = statistics.median(watch.seconds[1:] or watch.seconds)
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory()
+    return {
+        'config': real.filename,
+        'model': type(model).__name__,
+        'parameters': _parameters(model),
+        'without_gradient': [name for name in trainable if name not in watch.with_gradient],
+        'optimizer': _groups(runner.optim_wrapper, factor),
+        'datasets': lengths,
+        'total_batch': batch,
+        'base_batch_size': scale.get('base_batch_size'),
+        'auto_scale_lr': bool(scale.get('enable')),
+        'epochs': epochs,
+        'steps': steps,
+        'seconds_per_step': round(step, 3),
+        'images_per_step': real_batch(runner),
+        'days_at_this_speed': round(steps * step * batch / real_batch(runner) / 86400, 2) if steps else None,
+        'peak_memory_gib': round(peak / 2**30, 2),
+        'weights': [report.record() for report in found.fits],
+        'random_initialisation': found.random_modules,
+        'losses': watch.losses,
+        'metrics': {k: float(v) for k, v in watch.metrics.items() if isinstance(v, int | float) and math.isfinite(v)},
+        'changed_for_the_rehearsal': changes,
+        'seconds': round(seconds, 1),
+        'versions': versions(),
+    }
+
+
+def real_batch(runner: Runner) -> int:
+    """Images in one step of the rehearsal."""
+    loader = runner.train_dataloader
+    return getattr(loader, 'batch_size', None) or getattr(loader.batch_sampler, 'batch_size', None) or 1
+
+
+def _parameters(model: torch.nn.Module) -> dict[str, dict[str, int]]:
+    counts = {}
+    for name, module in [('all', model), *model.named_children()]:
+        sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+        if sizes:
+            counts[name] = {'total': sum(n for n, _ in sizes), 'frozen': sum(n for n, grad in sizes if not grad)}
+    return counts
+
+
+def _groups(wrapper: Any, factor: float) -> list[dict[str, Any]]:
+    """Parameter groups, joined where learning rate and weight decay are the same.
+
+    The rehearsal's own batch may scale the rate otherwise than the real one's; ``factor`` is the real one's.
+    """
+    joined: dict[tuple, list[int]] = {}
+    wrappers = dict(wrapper.items()) if hasattr(wrapper, 'items') else {'': wrapper}
+    for name, one in wrappers.items():
+        base = one.optimizer.defaults.get('lr')
+        groups = one.optimizer.param_groups
+        largest = max((g.get('initial_lr', g['lr']) for g in groups), default=None)
+        for group in groups:
+            ratio = group.get('initial_lr', group['lr']) / largest if largest else 1
+            key = (name, type(one.optimizer).__name__, base * factor * ratio, group.get('weight_decay'))
+            joined.setdefault(key, [0, 0])
+            joined[key][0] += len(group['params'])
+            joined[key][1] += sum(p.numel() for p in group['params'])
+    keys = ('name', 'optimizer', 'lr', 'weight_decay')
+    return [{**dict(zip(keys, key, strict=True)), 'tensors': n, 'parameters': m} for key, (n, m) in joined.items()]
+
+
+def _lines(report: dict[str, Any], path: Path) -> list[str]:
+    counts = report['parameters']
+    parts = ', '.join(f'{name} {c["total"] / 1e6:.2f}M' for name, c in counts.items() if name != 'all')
+    batch, base = report['total_batch'], report['base_batch_size']
+    lines = [
+        f'model       {report["model"]}: {counts["all"]["total"] / 1e6:.2f}M parameters ({parts}), '
+        f'{counts["all"]["frozen"] / 1e6:.2f}M frozen'
+    ]
+    for group in report['optimizer']:
+        lines.append(
+            f'optimizer   {group["optimizer"]}: lr {group["lr"]:g}, weight decay {group["weight_decay"]:g}: '
+            f'{group["tensors"]} tensors, {group["parameters"] / 1e6:.2f}M parameters'
+        )
+    lines.append('data        ' + ', '.join(f'{n} {length} images' for n, length in report['datasets'].items()))
+    scaled = (
+        f', meant for {base}{"" if report["auto_scale_lr"] or base == batch else " (see --auto-scale-lr)"}'
+        if base
+        else ''
+    )
+    lines.append(f'schedule    {report["steps"]} steps, total batch {batch}{scaled}')
+    lines.append(
+        f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} images; the whole would take '
+        f'{report["days_at_this_speed"]} days on this machine; peak memory {report["peak_memory_gib"]} GiB'
+    )
+    if report['without_gradient']:
+        names = report['without_gradient']
+        lines.append(
+            f'WARNING     {len(names)} parameters got no gradient ({", ".join(names[:3])}, ...): distributed training stops '
+            f'unless find_unused_parameters=True'
+        )
+    lines += [f'for this    {change}' for change in report['changed_for_the_rehearsal']]
+    if report['checkpoint']:
+        lines.append(f'checkpoint  {report["checkpoint"]["megabytes"]} MB, read back and resumable, removed again')
+    return [*lines, f'{report["seconds"]:.0f} s; all of this is in {path}']
+
+
+def _say(title: str, lines: list[str]) -> None:
+    print('\n'.join([f'--- {title} ---', *lines]), flush=True)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

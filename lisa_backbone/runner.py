@@ -1,0 +1,446 @@
+"""Training and testing of any config, on mmengine's Runner.
+
+What is added to mmengine: the checks of :mod:`lisa_backbone.preflight` before anything is created, sentences in place
+of tracebacks where the user can mend the cause, and ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import compat
+
+compat.apply()  # before any framework is imported
+
+import torch  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.registry import RUNNERS  # noqa: E402
+from mmengine.runner import Runner, find_latest_checkpoint  # noqa: E402
+
+from .config import load_config, null_empty_pretrained  # noqa: E402
+from .errors import UserError  # noqa: E402
+from .preflight import Preflight, explain_build_error, preflight  # noqa: E402
+
+__all__ = [
+    'MetricsHook',
+    'RunOptions',
+    'build_runner',
+    'explained',
+    'parse_options',
+    'prepare',
+    'record',
+    'test',
+    'total_batch',
+    'train',
+    'write_json',
+]
+
+METRICS_FILE = 'metrics.json'
+_PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
+_WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
+_RANK = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
+
+
+@dataclass
+class RunOptions:
+    """What the command line may change in a config.
+
+    Attributes:
+        config: The config file.
+        work_dir: Where the run writes; by default the config's ``work_dir``, else ``work_dirs/<name of the config>``.
+        cfg_options: Overrides, dotted keys to values.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        seed: Seed of everything random; by default the config's.
+        min_fit: Share of the parameters that weight files must fill, see :mod:`lisa_backbone.checkpoints`.
+        resume: ``'auto'`` for the latest checkpoint of the work directory, or a checkpoint (training).
+        amp: Train in mixed precision (training).
+        auto_scale_lr: Scale the learning rate to the total batch (training).
+        show_dir: Folder for pictures of the predictions beside the ground truth (testing).
+    """
+
+    config: str
+    work_dir: str | None = None
+    cfg_options: dict[str, Any] | None = None
+    launcher: str = 'none'
+    seed: int | None = None
+    min_fit: float | None = None
+    resume: str | None = None
+    amp: bool = False
+    auto_scale_lr: bool = False
+    show_dir: str | None = None
+
+
+class MetricsHook(Hook):
+    """Keep the metrics of every validation, and of the test, in memory."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self.val: list[tuple[int, dict[str, float]]] = []
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics with the iteration they belong to."""
+        self.val.append((runner.iter, _plain(metrics)))
+
+
+def train(options: RunOptions) -> dict[str, Any]:
+    """Train as a config says.
+
+    Args:
+        options: The config and what the command line changes in it.
+
+    Returns:
+        The record that is written to metrics.json.
+
+    Raises:
+        UserError: The input cannot be used; nothing was created, or, once training ran, what was saved is kept.
+    """
+    cfg = prepare(options)
+    resumed = _resolve_resume(cfg, options)
+    if is_main(options.launcher):
+        _announce(preflight(cfg, 'resume' if resumed else 'train', resumed, options.min_fit))
+    start = time.perf_counter()
+    hook = MetricsHook()
+    with explained(cfg):
+        runner = build_runner(cfg)
+        runner.register_hook(hook, 'VERY_LOW')
+        _compare_batch(runner)
+        runner.train()
+    seconds = time.perf_counter() - start
+    info = runner.message_hub.runtime_info
+    best = info.get('best_ckpt')
+    checkpoint = best if best and Path(best).is_file() else find_latest_checkpoint(runner.work_dir)
+    result = record(
+        cfg,
+        checkpoint=checkpoint,
+        metrics=hook.val[-1][1] if hook.val else {},
+        seconds=seconds,
+        seed=runner.seed,
+        best=None if info.get('best_score') is None else float(info['best_score']),
+        iterations=runner.iter,
+        resumed_from=resumed,
+    )
+    if runner.rank == 0:
+        _save_record(runner.work_dir, 'train', result)
+        best_words = '' if result['best'] is None else f'; best {result["best"]:.4f}'
+        runner.logger.info(
+            f'trained {runner.iter} iterations in {seconds:.0f} s; last validation: '
+            f'{_words(result["metrics"]) or "none"}{best_words}; checkpoint {checkpoint}'
+        )
+    return result
+
+
+def test(options: RunOptions, checkpoint: str | None = None) -> dict[str, Any]:
+    """Test a checkpoint as a config says.
+
+    Args:
+        options: The config and what the command line changes in it.
+        checkpoint: The weights; by default the best of the work directory, else the latest.
+
+    Returns:
+        The record that is written to metrics.json.
+
+    Raises:
+        UserError: The input cannot be used; nothing was created.
+    """
+    cfg = prepare(options)
+    if cfg.get('test_dataloader') is None:
+        raise UserError(f'config {options.config} has no test_dataloader; add one, with test_cfg and test_evaluator')
+    checkpoint = checkpoint or _checkpoint_of(cfg.work_dir)
+    cfg.load_from, cfg.resume = checkpoint, False
+    if options.show_dir:
+        _show(cfg, options.show_dir)
+    if is_main(options.launcher):
+        _announce(preflight(cfg, 'test', checkpoint, options.min_fit))
+    start = time.perf_counter()
+    with explained(cfg):
+        runner = build_runner(cfg)
+        metrics = _plain(runner.test())
+    seconds = time.perf_counter() - start
+    result = record(cfg, checkpoint=checkpoint, metrics=metrics, seconds=seconds, seed=runner.seed)
+    if runner.rank == 0:
+        _save_record(runner.work_dir, 'test', result)
+        runner.logger.info(f'tested {checkpoint} in {seconds:.0f} s: {_words(metrics) or "no metrics"}')
+        if options.show_dir:
+            runner.logger.info(f'pictures are in {options.show_dir}')
+    return result
+
+
+def prepare(options: RunOptions) -> Config:
+    """Read the config and apply what the command line says.
+
+    Args:
+        options: The config and what the command line changes in it.
+
+    Returns:
+        The config, complete.
+
+    Raises:
+        UserError: A file, key or flag cannot be used.
+    """
+    cfg = load_config(options.config, options.cfg_options)
+    if cfg.get('model') is None:
+        raise UserError(f'config {options.config} has no model; give a whole config, not one of its bases')
+    cfg.launcher = options.launcher
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(options.config).stem)
+    if options.seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': options.seed}
+    if options.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if options.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError(
+                f'--auto-scale-lr needs to know the total batch that the learning rate of {options.config} is meant for; '
+                f'add auto_scale_lr=dict(base_batch_size=N)'
+            )
+        cfg.auto_scale_lr.enable = True
+    null_empty_pretrained(cfg)
+    return cfg
+
+
+def parse_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs as mmengine's ``DictAction`` does.
+
+    Args:
+        pairs: What followed ``--cfg-options``.
+
+    Returns:
+        Dotted keys to values.
+
+    Raises:
+        UserError: A pair has no ``=``.
+    """
+    for pair in pairs or []:
+        if '=' not in pair:
+            raise UserError(f'--cfg-options {pair!r} is not KEY=VALUE; write it without spaces around the =')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args(['--cfg-options', *pairs]).cfg_options if pairs else {}
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build mmengine's Runner, or the ``runner_type`` of the config."""
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')  # mmengine's own start-up asks for a GPU
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def total_batch(cfg: Config) -> int:
+    """Images that one optimizer step sees: batch, times processes, times accumulated batches."""
+    world = int(os.environ.get(_WORLD_SIZE.get(cfg.get('launcher', 'none'), ''), 1))
+    loader = cfg.train_dataloader
+    batch = loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size') or 1
+    return batch * world * int(cfg.optim_wrapper.get('accumulative_counts', 1))
+
+
+def is_main(launcher: str) -> bool:
+    """Whether this process is the first of its run, told before any process group is made."""
+    return int(os.environ.get(_RANK.get(launcher, ''), 0)) == 0
+
+
+@contextmanager
+def explained(cfg: Config) -> Iterator[None]:
+    """Turn errors of a run whose cause is recognised into a :class:`UserError`; others keep their traceback."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = _explain(error, cfg)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def record(
+    cfg: Config, *, checkpoint: str | None, metrics: dict, seconds: float, seed: int, **more: Any
+) -> dict[str, Any]:
+    """One entry of metrics.json.
+
+    Args:
+        cfg: The config.
+        checkpoint: The weights that the metrics belong to.
+        metrics: Name to value.
+        seconds: Wall time of the run.
+        seed: The seed that was used.
+        **more: Further fields.
+
+    Returns:
+        Plain data.
+    """
+    return {
+        'config': cfg.filename,
+        'checkpoint': checkpoint,
+        'metrics': metrics,
+        'seconds': round(seconds, 1),
+        'seed': seed,
+        **more,
+        'versions': versions(),
+        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else f'cpu, {os.cpu_count()} cores',
+        'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python, torch and the frameworks that are installed."""
+    found = {'lisa_backbone': metadata.version('lisa-backbone'), 'python': platform.python_version()}
+    found['torch'] = torch.__version__
+    for package in _PACKAGES:
+        for prefix in ('', 'onedl-'):
+            try:
+                found[prefix + package] = metadata.version(_DISTRIBUTIONS.get(prefix + package, prefix + package))
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+_DISTRIBUTIONS = {'onedl-mmdet': 'onedl-mmdetection'}
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    path = Path(path)
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
+    os.replace(draft, path)
+
+
+def _save_record(work_dir: str, mode: str, result: dict) -> None:
+    path = Path(work_dir) / METRICS_FILE
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        content = {}
+    write_json(path, {**content, mode: result})
+
+
+def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
+    """Put the checkpoint to go on from into the config and return it."""
+    wanted = options.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
+    if wanted is None:
+        return str(cfg.load_from) if cfg.get('resume') else None
+    path = wanted
+    if wanted == 'auto':
+        path = find_latest_checkpoint(cfg.work_dir)
+        if path is None:
+            print(f'nothing to resume in {cfg.work_dir}: starting from the beginning', flush=True)
+            cfg.resume = False
+            return None
+        if not Path(path).is_file():
+            beside = Path(cfg.work_dir) / Path(path).name  # the work directory was moved
+            if not beside.is_file():
+                raise UserError(
+                    f'{cfg.work_dir}/last_checkpoint names {path}, which is gone; give a file with --resume FILE'
+                )
+            path = str(beside)
+    cfg.resume, cfg.load_from = True, path
+    return path
+
+
+def _checkpoint_of(work_dir: str) -> str:
+    best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
+    latest = str(best[-1]) if best else find_latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
+    if latest is None:
+        raise UserError(f'there is no checkpoint in {work_dir}; train first, or name a checkpoint after the config')
+    return latest
+
+
+def _announce(found: Preflight) -> None:
+    for line in found.lines():
+        print(line, flush=True)
+
+
+def _compare_batch(runner: Runner) -> None:
+    """Say once if the learning rate was meant for another total batch than this run's (mmdetection#12416)."""
+    scale = runner.cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    actual = total_batch(runner.cfg)
+    if base and actual != base and not scale.get('enable'):
+        runner.logger.warning(
+            f'the learning rate is meant for a total batch of {base} and this run has {actual} '
+            f'({actual / base:g} times); add --auto-scale-lr to scale it, or expect other results'
+        )
+
+
+def _show(cfg: Config, show_dir: str) -> None:
+    """Have the framework's visualization hook draw every image of the test into a folder."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise UserError(
+            '--show-dir: default_hooks of the config has no visualization hook; add the one of its framework'
+        )
+    show_dir = os.path.abspath(show_dir)
+    scope = cfg.get('default_scope')
+    if scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=show_dir)
+        if cfg.get('visualizer', {}).get('type') == 'DetLocalVisualizer':
+            from . import visualization  # noqa: F401  registers it
+
+            cfg.visualizer.type = 'UpscalingDetVisualizer'
+    elif scope == 'mmseg':
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = show_dir
+    else:  # mmpretrain and mmaction name it alike
+        hook.update(enable=True, interval=1, out_dir=show_dir)
+
+
+def _explain(error: Exception, cfg: Config) -> str | None:
+    """The cause of an error during a run in one sentence, or ``None`` where it is not recognised."""
+    text = str(error)
+    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return (
+            f'GPU memory ran out at train_dataloader.batch_size={batch}; lower it (and add --auto-scale-lr), train with '
+            f'--amp, or set model.backbone.with_cp=True'
+        )
+    if 'Bus error' in text or 'shared memory' in text:
+        return 'a data worker ran out of shared memory; enlarge /dev/shm, or set train_dataloader.num_workers=0'
+    if isinstance(error, OSError) and error.errno == 28:
+        return f'the disk of {cfg.work_dir} is full; free some space and go on with --resume'
+    image = _broken_image(text)
+    if image:
+        return f'image {image} cannot be decoded: it is cut off or no image; fetch it again, then go on with --resume'
+    if isinstance(error, FileNotFoundError):
+        path = error.filename or (re.findall(r"No such file or directory: '([^']+)'", text) or [None])[-1]
+        if path:
+            return f'file {path} does not exist; mend the data or the path, then go on with --resume'
+    return explain_build_error(error)
+
+
+def _broken_image(text: str) -> str | None:
+    found = re.search(r'failed to load image: (\S+)', text) or re.search(
+        r"cannot identify image file '?([^'\n]+?)'?$", text, re.MULTILINE
+    )
+    return found[1] if found else None
+
+
+def _plain(metrics: dict | None) -> dict[str, float | None]:
+    """Metrics as JSON can hold them."""
+    plain = {}
+    for name, value in (metrics or {}).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        plain[name] = number if math.isfinite(number) else None
+    return plain
+
+
+def _words(metrics: dict[str, float | None]) -> str:
+    """The metrics in a line: means before details, at most four."""
+    names = sorted(metrics, key=lambda name: (not re.search(r'(mAP|mIoU|top1|accuracy)$', name), name))[:4]
+    return ', '.join(f'{name} {metrics[name]:.4f}' for name in names if metrics[name] is not None)

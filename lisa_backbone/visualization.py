@@ -1,0 +1,65 @@
+"""mmdet's visualizer for small images: drawn at a readable size, ground truth beside prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmdet.registry import VISUALIZERS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmdet.visualization import DetLocalVisualizer
+
+__all__ = ['UpscalingDetVisualizer']
+
+
+@VISUALIZERS.register_module()
+class UpscalingDetVisualizer(DetLocalVisualizer):
+    """Draw images below a given size enlarged, boxes and masks with them, so that lines and labels stay readable.
+
+    Args:
+        min_side: Images whose shorter side is below this many pixels are enlarged by the least whole factor that
+            reaches it.
+        **kwargs: As in mmdet's ``DetLocalVisualizer``.
+    """
+
+    def __init__(self, *args: Any, min_side: int = 400, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.min_side = min_side
+
+    def add_datasample(
+        self, name: str, image: np.ndarray, data_sample: DetDataSample | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Draw a sample as ``DetLocalVisualizer`` does; ``image`` is (H, W, 3), RGB."""
+        factor = -(-self.min_side // min(image.shape[:2]))
+        if factor > 1:
+            image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+            data_sample = _enlarged(data_sample, factor)
+        super().add_datasample(name, image, data_sample, *args, **kwargs)
+
+
+def _enlarged(sample: DetDataSample | None, factor: int) -> DetDataSample | None:
+    if sample is None:
+        return None
+    sample = sample.clone()
+    for field in ('gt_instances', 'pred_instances'):
+        instances = getattr(sample, field, None)
+        if instances is None:
+            continue
+        if 'bboxes' in instances:
+            boxes = instances.bboxes
+            instances.bboxes = (boxes.tensor if hasattr(boxes, 'tensor') else boxes) * factor
+        if 'masks' in instances:
+            instances.masks = _enlarged_masks(instances.masks, factor)
+    return sample
+
+
+def _enlarged_masks(masks: Any, factor: int) -> np.ndarray | torch.Tensor | BitmapMasks:
+    if isinstance(masks, torch.Tensor):
+        return masks.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+    if hasattr(masks, 'to_ndarray'):
+        array = masks.to_ndarray().repeat(factor, axis=-2).repeat(factor, axis=-1)
+        return BitmapMasks(array, *array.shape[-2:])
+    return np.asarray(masks).repeat(factor, axis=-2).repeat(factor, axis=-1)
