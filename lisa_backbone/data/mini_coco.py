@@ -63,7 +63,7 @@ def make_mini_coco(out: str | Path, params: MiniCocoParams | None = None, *, ove
     Args:
         out: Root of the set: train2017/, val2017/ and annotations/ are made in it.
         params: What to make.
-        overwrite: Whether to replace a mini COCO of other parameters. Anything else is never replaced.
+        overwrite: Whether to replace a mini COCO that is there, whatever its parameters. Nothing else is ever replaced.
 
     Returns:
         The record in mini.json, with 'made' added: False if the set was there already.
@@ -74,9 +74,9 @@ def make_mini_coco(out: str | Path, params: MiniCocoParams | None = None, *, ove
     out, params = Path(out), params or MiniCocoParams()
     _check_params(params)
     standing = _standing(out)
-    if standing is not None and standing['parameters'] == params.record() and _is_whole(out, params):
-        return {**standing, 'made': False}
     if standing is not None and not overwrite:
+        if standing['parameters'] == params.record() and _is_whole(out, params):
+            return {**standing, 'made': False}
         raise UserError(
             f'{out} holds a mini COCO that is incomplete or was made with other parameters; add --overwrite to replace '
             'it, or name another folder with --out'
