@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,15 +23,18 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
 from torch import Tensor, nn
 
+from .compat import load_checkpoint
 from .errors import UserError
 
 __all__ = [
     'FitReport',
+    'backbone_state_of',
     'check_checkpoint',
     'check_load_from',
     'check_pretrained',
     'check_resumable',
     'fit',
+    'quiet',
     'read_checkpoint',
     'record_loading',
     'state_dict_of',
@@ -139,39 +141,19 @@ def read_checkpoint(path: str | Path) -> Any:
         UserError: The file is missing, empty, cut off, no checkpoint, or carries anything that loading would run.
     """
     name = str(path)
-    remote = '://' in name
-    if not remote:
-        file = Path(name).expanduser()
-        if file.is_dir():
-            raise UserError(f'checkpoint {name} is a folder; give the file in it')
-        if not file.is_file():
-            raise UserError(f'checkpoint {name} does not exist; mend the path')
-        if file.stat().st_size == 0:
-            raise UserError(f'checkpoint {name} is empty (0 bytes); fetch or save it again')
-    try:
-        with _quiet():
-            if remote:
-                return CheckpointLoader.load_checkpoint(name, map_location='cpu')
-            return torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error:
-        text = str(error)
-        carried = re.search(r'GLOBAL (\S+)', text)
-        if carried:
+    with quiet():
+        if '://' not in name:
+            file = Path(name).expanduser()
+            if file.is_file() and file.stat().st_size == 0:
+                raise UserError(f'checkpoint {name} is empty (0 bytes); fetch or save it again')
+            return load_checkpoint(file)
+        try:
+            return CheckpointLoader.load_checkpoint(name, map_location='cpu')
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise UserError(
-                f'checkpoint {name} carries {carried[1]}, which loading would execute, and was refused: only tensors '
-                f'and plain data are read; where you trust its source, save its state_dict alone into a new file'
+                f'checkpoint {name} cannot be fetched ({type(error).__name__}: {error}); fetch it yourself and give its '
+                f'path'
             ) from error
-        if remote:
-            raise UserError(
-                f'checkpoint {name} cannot be fetched ({type(error).__name__}: {_first_line(text)}); '
-                f'fetch it yourself and give its path'
-            ) from error
-        if isinstance(error, PermissionError | MemoryError):
-            raise
-        raise UserError(
-            f'checkpoint {name} cannot be read as a torch file ({type(error).__name__}: {_first_line(text)}): '
-            f'it is cut off or of another kind; fetch or save it again'
-        ) from error
 
 
 def state_dict_of(content: Any, path: str | Path) -> dict[str, Tensor]:
@@ -294,8 +276,8 @@ def check_pretrained(model: nn.Module, min_fit: float | None = None) -> list[Fit
             ):
                 continue
             path, target = str(cfg.get('checkpoint')), f'model.{name}' if name else 'model'
-            state = state_dict_of_any(read_checkpoint(path), path)
-            with record_loading() as recorder, _quiet(), contextlib.suppress(AssertionError, RuntimeError, KeyError):
+            state = backbone_state_of(read_checkpoint(path), path)
+            with record_loading() as recorder, quiet(), contextlib.suppress(AssertionError, RuntimeError, KeyError):
                 module.init_weights()
             report = fit(module, recorder, path, target, len(state))
             if not report.fits(min_fit):
@@ -376,14 +358,15 @@ def check_resumable(model: nn.Module, path: str) -> FitReport:
     content = read_checkpoint(path)
     lacking = [key for key in ('meta', 'optimizer', 'message_hub') if key not in content]
     if lacking or 'iter' not in content['meta']:
+        what = lacking[0] if lacking else 'iteration count'
         raise UserError(
-            f'checkpoint {path} has no {lacking[0] if lacking else "iteration count"} and cannot be resumed; to start a '
-            f'new run from its weights, give it as --cfg-options load_from={path}'
+            f'checkpoint {path} has no {what} and cannot be resumed; to start a new run from its weights, give it as '
+            f'--cfg-options load_from={path}'
         )
     return report
 
 
-def state_dict_of_any(content: Any, path: str | Path) -> dict[str, Tensor]:
+def backbone_state_of(content: Any, path: str | Path) -> dict[str, Tensor]:
     """As :func:`state_dict_of`, and also from the containers that some backbones look into by themselves."""
     if isinstance(content, dict) and 'state_dict' not in content:
         for name in _CONTAINERS:
@@ -393,7 +376,7 @@ def state_dict_of_any(content: Any, path: str | Path) -> dict[str, Tensor]:
 
 
 def _load(model: nn.Module, content: Any) -> _Recorder:
-    with record_loading() as recorder, _quiet():
+    with record_loading() as recorder, quiet():
         _load_checkpoint_to_model(
             model.module if is_model_wrapper(model) else model, content, strict=False, revise_keys=list(_REVISE)
         )
@@ -453,13 +436,8 @@ def _below(share: float) -> str:
     return f'{int(share * 100) / 100:.2f}'
 
 
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:160] if lines else 'no reason given'
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the frameworks' lists of unmatched keys off the terminal while they are counted here."""
     logger = MMLogger.get_current_instance()
     levels = [(handler, handler.level) for handler in logger.handlers]

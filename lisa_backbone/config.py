@@ -215,7 +215,8 @@ def _check_option(cfg: Config, key: str) -> None:
             node = node[part]
         else:
             raise UserError(
-                f'--cfg-options {key}: {here} is {node!r} in the config and holds no {part!r}; set {here} in a config file'
+                f'--cfg-options {key}: {here} is {node!r} in the config and holds no {part!r}; set {here} as a whole '
+                f'in a config file'
             )
 
 
@@ -248,7 +249,8 @@ def _check_variable(cfg: Config, key: str) -> None:
     ]
     mend = f'set {", ".join(uses[:4])} instead' if uses else 'set the keys that were made from it instead'
     raise UserError(
-        f'--cfg-options {key}: the config file used {key!r} while it was read, and setting it now changes nothing; {mend}'
+        f'--cfg-options {key}: the config file used {key!r} while it was read, and setting it now changes nothing; '
+        f'{mend}'
     )
 
 

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
-from .checkpoints import FitReport, _quiet, check_checkpoint, check_load_from, check_pretrained, check_resumable
-from .config import leaf_datasets, nearest
+from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pretrained, check_resumable, quiet
+from .config import leaf_datasets, nearest, walk_dicts
 from .errors import UserError
 
 __all__ = ['Preflight', 'build_model', 'check_data', 'check_work_dir', 'explain_build_error', 'preflight']
@@ -32,11 +32,13 @@ class Preflight:
         model: The model, built for the checks; its weights are not those that training starts from.
         fits: One report for each weight file.
         random_modules: Dotted paths of backbones that start at random.
+        notes: What is odd about the data and yet trains.
     """
 
     model: nn.Module
     fits: list[FitReport] = field(default_factory=list)
     random_modules: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """What to tell the user, one line for each."""
@@ -46,7 +48,7 @@ class Preflight:
             f'(--cfg-options {name}.init_cfg.checkpoint=FILE)'
             for name in self.random_modules
         ]
-        return lines
+        return lines + self.notes
 
 
 def preflight(
@@ -55,6 +57,7 @@ def preflight(
     checkpoint: str | None = None,
     min_fit: float | None = None,
     loaders: Sequence[str] | None = None,
+    check_images: str = 'sample',
 ) -> Preflight:
     """Check all that a run needs before it creates anything.
 
@@ -64,6 +67,7 @@ def preflight(
         checkpoint: The file to be resumed or tested.
         min_fit: As in :mod:`lisa_backbone.checkpoints`.
         loaders: Dataloaders whose data are checked; by default those that the mode uses.
+        check_images: Which images to decode: ``'sample'``, ``'all'`` or ``'none'``.
 
     Returns:
         What was found.
@@ -88,7 +92,7 @@ def preflight(
         found.fits = [check_resumable(found.model, str(checkpoint))]
     else:
         found.fits = [check_checkpoint(found.model, str(checkpoint), min_fit)]
-    check_data(cfg, loaders)
+    found.notes = check_data(cfg, loaders, check_images)
     return found
 
 
@@ -125,7 +129,7 @@ def build_model(model: dict, data_preprocessor: dict | None = None) -> nn.Module
     if data_preprocessor is not None:
         cfg.setdefault('data_preprocessor', data_preprocessor)
     try:
-        with _quiet():
+        with quiet():
             return MODELS.build(cfg)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         sentence = explain_build_error(error)
@@ -161,40 +165,56 @@ def explain_build_error(error: Exception) -> str | None:
     return None
 
 
-def check_data(cfg: Config, loaders: Sequence[str]) -> None:
-    """Check that the files of every dataset of the given loaders exist, and detection sets in depth.
+def check_data(cfg: Config, loaders: Sequence[str], check_images: str = 'sample') -> list[str]:
+    """Check that the files of every dataset of the given loaders exist, and COCO-format sets in depth.
 
     Args:
         cfg: The config.
         loaders: Names such as ``'train_dataloader'``; those the config lacks are passed over.
+        check_images: Which images to decode: ``'sample'``, ``'all'`` or ``'none'``.
+
+    Returns:
+        Notes on what is odd and yet trains.
 
     Raises:
         UserError: Something is missing or broken.
     """
-    seen = set()
+    seen, notes = set(), []
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
-        if not isinstance(dataset, dict):
-            continue
-        for path, leaf in leaf_datasets(dataset, f'{loader}.dataset'):
-            _check_paths(path, leaf)
-            job = (_join(leaf, leaf.get('ann_file')), _join(leaf, (leaf.get('data_prefix') or {}).get('img')))
-            if _is_coco(leaf) and job not in seen and not _is_remote(leaf):
-                seen.add(job)
-                _check_coco(leaf, *job)
-    for loader in loaders:
-        name = loader.replace('dataloader', 'evaluator')
-        evaluators = cfg.get(name) or []
-        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        evaluators = cfg.get(loader.replace('dataloader', 'evaluator')) or []
+        evaluators = [e for e in (evaluators if isinstance(evaluators, list | tuple) else [evaluators]) if e]
+        for path, leaf in leaf_datasets(dataset, f'{loader}.dataset') if isinstance(dataset, dict) else ():
+            metainfo = _coco_metainfo(leaf)
+            if metainfo is None or _is_remote(leaf):
+                _check_paths(path, leaf)
+                continue
+            job = {
+                'ann_file': _join(leaf, leaf.get('ann_file')),
+                'img_dir': _join(leaf, (leaf.get('data_prefix') or {}).get('img')) or leaf.get('data_root') or '.',
+                'need_masks': any(node.get('with_mask') for _, node in walk_dicts(leaf.get('pipeline'))),
+                'need_annotations': not any(e.get('format_only') for e in evaluators if isinstance(e, dict)),
+                'classes': tuple(metainfo.get('classes') or ()) or None,
+            }
+            if tuple(job.values()) not in seen:
+                seen.add(tuple(job.values()))
+                notes += _check_coco(path, check_images, **job)
+        for evaluator in evaluators:
             ann_file = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
             if ann_file and '://' not in ann_file and not Path(ann_file).is_file():
+                name = loader.replace('dataloader', 'evaluator')
                 raise UserError(f'{name}.ann_file: {ann_file} does not exist; mend the path in the config')
+    return notes
 
 
-def _check_coco(leaf: dict, ann_file: str, img_dir: str) -> None:
+def _check_coco(path: str, check_images: str, **job: Any) -> list[str]:
     from .data.checks import check_detection_data
 
-    check_detection_data(ann_file, img_dir)
+    try:
+        report = check_detection_data(decode=check_images, **job)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    return [f'note: {note}' for note in report.notes]
 
 
 def _check_paths(path: str, leaf: dict) -> None:
@@ -228,13 +248,15 @@ def _is_remote(leaf: dict) -> bool:
     return bool(leaf.get('backend_args')) or any(isinstance(p, str) and '://' in p for p in paths)
 
 
-def _is_coco(leaf: dict) -> bool:
+def _coco_metainfo(leaf: dict) -> dict | None:
+    """The metainfo that mmdet's CocoDataset will use, or ``None`` for other datasets."""
     cls = leaf.get('type')
     if isinstance(cls, str):
         with DATASETS.switch_scope_and_registry(leaf.get('_scope_')) as registry:
             cls = registry.get(cls)
-    names = {base.__name__ for base in getattr(cls, '__mro__', ())}
-    return 'BaseDetDataset' in names and str(leaf.get('ann_file', '')).endswith('.json') and 'CocoDataset' in names
+    if 'CocoDataset' not in {base.__name__ for base in getattr(cls, '__mro__', ())}:
+        return None
+    return {**getattr(cls, 'METAINFO', {}), **(leaf.get('metainfo') or {})}
 
 
 def _check_amp(cfg: Config, mode: str) -> None:
@@ -242,8 +264,8 @@ def _check_amp(cfg: Config, mode: str) -> None:
     name = getattr(wrapper.get('type'), '__name__', wrapper.get('type'))
     if mode != 'test' and name == 'AmpOptimWrapper' and not _has_accelerator():
         raise UserError(
-            'optim_wrapper.type=AmpOptimWrapper trains in mixed precision, which mmengine offers on a GPU only and there '
-            'is none here; take a config without amp, or --rehearse to try this one'
+            'optim_wrapper.type=AmpOptimWrapper trains in mixed precision, which mmengine offers on a GPU only and '
+            'there is none here; take a config without amp, or --rehearse to try this one'
         )
 
 

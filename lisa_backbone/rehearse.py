@@ -13,18 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .runner import RunOptions, build_runner, explained, prepare, total_batch, versions, write_json
-
-import torch  # isort: skip  (after runner, which applies the workarounds)
-from mmengine.config import Config  # isort: skip
-from mmengine.hooks import Hook  # isort: skip
-from mmengine.registry import DATASETS  # isort: skip
-from mmengine.runner import Runner, find_latest_checkpoint  # isort: skip
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoints import check_resumable
 from .config import walk_dicts
 from .errors import UserError
 from .preflight import Preflight, build_model, preflight
+from .runner import RunOptions, build_runner, explained, prepare, total_batch, versions, write_json
 
 __all__ = ['FewOf', 'rehearse', 'shrink']
 
@@ -95,8 +94,10 @@ class _Watch(Hook):
         _wait()
         self.seconds.append(time.perf_counter() - self._start)
         self.losses.append(
-            {k: float(v) for k, v in (outputs or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+            {k: v.item() for k, v in (outputs or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}
         )
+        words = ', '.join(f'{name} {value:.3f}' for name, value in self.losses[-1].items() if 'loss' in name)
+        print(f'step {runner.iter + 1}: {self.seconds[-1]:.2f} s, {words}', flush=True)
         bad = [name for name, value in self.losses[-1].items() if not math.isfinite(value)]
         if bad:
             raise UserError(
@@ -133,7 +134,7 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
     cfg.work_dir = str(Path(cfg.work_dir) / 'rehearsal')
     changes = shrink(cfg, scale)
     loaders = [f'{kind}_dataloader' for kind in ('train', 'val', 'test') if cfg.get(f'{kind}_dataloader')]
-    found = preflight(cfg, 'train', min_fit=options.min_fit, loaders=loaders)
+    found = preflight(cfg, 'train', None, options.min_fit, loaders, options.check_images)
     _say('what would be trained', found.lines())
     start, watch = time.perf_counter(), _Watch()
     with explained(cfg):
@@ -185,7 +186,7 @@ def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
         hooks.checkpoint.pop('out_dir', None)
     if hooks.get('logger'):
         hooks.logger.interval = 1
-    cfg.resume = False
+    cfg.resume, cfg.log_level = False, 'WARNING'
     if scale != 1:
         changes.append(f'image sizes times {scale:g}: {_scale_sizes(cfg, scale)} settings')
     if not torch.cuda.is_available():
@@ -286,7 +287,7 @@ def _report(
         'steps': steps,
         'seconds_per_step': round(step, 3),
         'images_per_step': real_batch(runner),
-        'days_at_this_speed': round(steps * step * batch / real_batch(runner) / 86400, 2) if steps else None,
+        'seconds_in_all': round(steps * step * batch / real_batch(runner)),
         'peak_memory_gib': round(peak / 2**30, 2),
         'weights': [report.record() for report in found.fits],
         'random_initialisation': found.random_modules,
@@ -355,19 +356,26 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
     )
     lines.append(f'schedule    {report["steps"]} steps, total batch {batch}{scaled}')
     lines.append(
-        f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} images; the whole would take '
-        f'{report["days_at_this_speed"]} days on this machine; peak memory {report["peak_memory_gib"]} GiB'
+        f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} images, so '
+        f'{_duration(report["seconds_in_all"])} for all on this machine; peak memory {report["peak_memory_gib"]} GiB'
     )
     if report['without_gradient']:
         names = report['without_gradient']
         lines.append(
-            f'WARNING     {len(names)} parameters got no gradient ({", ".join(names[:3])}, ...): distributed training stops '
-            f'unless find_unused_parameters=True'
+            f'WARNING     {len(names)} parameters got no gradient ({", ".join(names[:3])}, ...): distributed training '
+            f'stops unless find_unused_parameters=True'
         )
     lines += [f'for this    {change}' for change in report['changed_for_the_rehearsal']]
     if report['checkpoint']:
         lines.append(f'checkpoint  {report["checkpoint"]["megabytes"]} MB, read back and resumable, removed again')
     return [*lines, f'{report["seconds"]:.0f} s; all of this is in {path}']
+
+
+def _duration(seconds: float) -> str:
+    for limit, unit, size in ((120, 'seconds', 1), (7200, 'minutes', 60), (172800, 'hours', 3600)):
+        if seconds < limit:
+            return f'{seconds / size:.0f} {unit}'
+    return f'{seconds / 86400:.1f} days'
 
 
 def _say(title: str, lines: list[str]) -> None:

@@ -20,19 +20,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
 from . import compat
-
-compat.apply()  # before any framework is imported
-
-import torch  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.hooks import Hook  # noqa: E402
-from mmengine.registry import RUNNERS  # noqa: E402
-from mmengine.runner import Runner, find_latest_checkpoint  # noqa: E402
-
-from .config import load_config, null_empty_pretrained  # noqa: E402
-from .errors import UserError  # noqa: E402
-from .preflight import Preflight, explain_build_error, preflight  # noqa: E402
+from .config import load_config, null_empty_pretrained
+from .errors import UserError
+from .preflight import Preflight, check_data, explain_build_error, preflight
 
 __all__ = [
     'MetricsHook',
@@ -42,9 +39,9 @@ __all__ = [
     'parse_options',
     'prepare',
     'record',
-    'test',
+    'run_test',
+    'run_training',
     'total_batch',
-    'train',
     'write_json',
 ]
 
@@ -69,6 +66,7 @@ class RunOptions:
         amp: Train in mixed precision (training).
         auto_scale_lr: Scale the learning rate to the total batch (training).
         show_dir: Folder for pictures of the predictions beside the ground truth (testing).
+        check_images: Which images of COCO-format sets to decode beforehand: ``'sample'``, ``'all'`` or ``'none'``.
     """
 
     config: str
@@ -81,6 +79,7 @@ class RunOptions:
     amp: bool = False
     auto_scale_lr: bool = False
     show_dir: str | None = None
+    check_images: str = 'sample'
 
 
 class MetricsHook(Hook):
@@ -96,7 +95,7 @@ class MetricsHook(Hook):
         self.val.append((runner.iter, _plain(metrics)))
 
 
-def train(options: RunOptions) -> dict[str, Any]:
+def run_training(options: RunOptions) -> dict[str, Any]:
     """Train as a config says.
 
     Args:
@@ -111,7 +110,8 @@ def train(options: RunOptions) -> dict[str, Any]:
     cfg = prepare(options)
     resumed = _resolve_resume(cfg, options)
     if is_main(options.launcher):
-        _announce(preflight(cfg, 'resume' if resumed else 'train', resumed, options.min_fit))
+        mode = 'resume' if resumed else 'train'
+        _announce(preflight(cfg, mode, resumed, options.min_fit, check_images=options.check_images))
     start = time.perf_counter()
     hook = MetricsHook()
     with explained(cfg):
@@ -143,7 +143,7 @@ def train(options: RunOptions) -> dict[str, Any]:
     return result
 
 
-def test(options: RunOptions, checkpoint: str | None = None) -> dict[str, Any]:
+def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, Any]:
     """Test a checkpoint as a config says.
 
     Args:
@@ -164,7 +164,7 @@ def test(options: RunOptions, checkpoint: str | None = None) -> dict[str, Any]:
     if options.show_dir:
         _show(cfg, options.show_dir)
     if is_main(options.launcher):
-        _announce(preflight(cfg, 'test', checkpoint, options.min_fit))
+        _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
     start = time.perf_counter()
     with explained(cfg):
         runner = build_runner(cfg)
@@ -191,6 +191,7 @@ def prepare(options: RunOptions) -> Config:
     Raises:
         UserError: A file, key or flag cannot be used.
     """
+    compat.apply()
     cfg = load_config(options.config, options.cfg_options)
     if cfg.get('model') is None:
         raise UserError(f'config {options.config} has no model; give a whole config, not one of its bases')
@@ -204,8 +205,8 @@ def prepare(options: RunOptions) -> Config:
     if options.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError(
-                f'--auto-scale-lr needs to know the total batch that the learning rate of {options.config} is meant for; '
-                f'add auto_scale_lr=dict(base_batch_size=N)'
+                f'--auto-scale-lr needs to know the total batch that the learning rate of {options.config} is meant '
+                f'for; add auto_scale_lr=dict(base_batch_size=N)'
             )
         cfg.auto_scale_lr.enable = True
     null_empty_pretrained(cfg)
@@ -404,16 +405,16 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            f'GPU memory ran out at train_dataloader.batch_size={batch}; lower it (and add --auto-scale-lr), train with '
-            f'--amp, or set model.backbone.with_cp=True'
+            f'GPU memory ran out at train_dataloader.batch_size={batch}; lower it (and add --auto-scale-lr), train '
+            f'with --amp, or set model.backbone.with_cp=True'
         )
     if 'Bus error' in text or 'shared memory' in text:
         return 'a data worker ran out of shared memory; enlarge /dev/shm, or set train_dataloader.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
         return f'the disk of {cfg.work_dir} is full; free some space and go on with --resume'
-    image = _broken_image(text)
+    image = _broken_image(error, cfg)
     if image:
-        return f'image {image} cannot be decoded: it is cut off or no image; fetch it again, then go on with --resume'
+        return f'{image}; then go on with --resume'
     if isinstance(error, FileNotFoundError):
         path = error.filename or (re.findall(r"No such file or directory: '([^']+)'", text) or [None])[-1]
         if path:
@@ -421,11 +422,22 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     return explain_build_error(error)
 
 
-def _broken_image(text: str) -> str | None:
-    found = re.search(r'failed to load image: (\S+)', text) or re.search(
-        r"cannot identify image file '?([^'\n]+?)'?$", text, re.MULTILINE
-    )
-    return found[1] if found else None
+def _broken_image(error: Exception, cfg: Config) -> str | None:
+    """What is wrong with the image that an error is about, which the error itself may not name."""
+    from .data.checks import explain_image_failure
+
+    text = str(error)
+    named = re.search(r'failed to load image: (\S+)', text)
+    if named:
+        return explain_image_failure(named[1]) or f'the image {named[1]} cannot be decoded; fetch it again'
+    if not re.search(r'image file is truncated|cannot identify image file|broken data stream', text):
+        return None
+    print('an image cannot be decoded; looking for it', flush=True)
+    try:
+        check_data(cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'], check_images='all')
+    except UserError as found:
+        return str(found)
+    return 'an image of the data cannot be decoded; fetch it again'
 
 
 def _plain(metrics: dict | None) -> dict[str, float | None]:

@@ -20,13 +20,15 @@ class UpscalingDetVisualizer(DetLocalVisualizer):
     """Draw images below a given size enlarged, boxes and masks with them, so that lines and labels stay readable.
 
     Args:
+        name: Name of the instance.
+        *args: As in mmdet's ``DetLocalVisualizer``.
         min_side: Images whose shorter side is below this many pixels are enlarged by the least whole factor that
             reaches it.
         **kwargs: As in mmdet's ``DetLocalVisualizer``.
     """
 
-    def __init__(self, *args: Any, min_side: int = 400, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, name: str = 'visualizer', *args: Any, min_side: int = 400, **kwargs: Any) -> None:
+        super().__init__(name, *args, **kwargs)
         self.min_side = min_side
 
     def add_datasample(

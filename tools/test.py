@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from lisa_backbone import compat
 from lisa_backbone.errors import exit_with_sentence
 
 
@@ -22,11 +23,18 @@ def main() -> int:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--seed', type=int, help='seed of everything random (default: the one of the config)')
     parser.add_argument('--min-fit', type=float, metavar='SHARE', help='least share (0 to 1) of the model to be filled')
+    parser.add_argument(
+        '--check-images',
+        choices=['sample', 'all', 'none'],
+        default='sample',
+        help='images of COCO-format sets to decode beforehand (default: up to 512)',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
-    from lisa_backbone.runner import RunOptions, parse_options, test
+    compat.apply()  # before any framework is imported
+    from lisa_backbone.runner import RunOptions, parse_options, run_test
 
     options = RunOptions(
         config=args.config,
@@ -35,9 +43,10 @@ def main() -> int:
         launcher=args.launcher,
         seed=args.seed,
         min_fit=args.min_fit,
+        check_images=args.check_images,
         show_dir=args.show_dir,
     )
-    test(options, args.checkpoint)
+    run_test(options, args.checkpoint)
     return 0
 
 

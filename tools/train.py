@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from lisa_backbone import compat
 from lisa_backbone.errors import exit_with_sentence
 
 
@@ -37,12 +38,19 @@ def main() -> int:
     parser.add_argument(
         '--rehearse-scale', type=float, default=1.0, metavar='FACTOR', help='shrink the images of a rehearsal'
     )
+    parser.add_argument(
+        '--check-images',
+        choices=['sample', 'all', 'none'],
+        default='sample',
+        help='images of COCO-format sets to decode beforehand (default: up to 512)',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
+    compat.apply()  # before any framework is imported
     from lisa_backbone.rehearse import rehearse
-    from lisa_backbone.runner import RunOptions, parse_options, train
+    from lisa_backbone.runner import RunOptions, parse_options, run_training
 
     options = RunOptions(
         config=args.config,
@@ -51,6 +59,7 @@ def main() -> int:
         launcher=args.launcher,
         seed=args.seed,
         min_fit=args.min_fit,
+        check_images=args.check_images,
         resume=args.resume,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
@@ -58,7 +67,7 @@ def main() -> int:
     if args.rehearse:
         rehearse(options, scale=args.rehearse_scale)
     else:
-        train(options)
+        run_training(options)
     return 0
 
 
