@@ -1,0 +1,307 @@
+"""Contracts of the attention operators: against slow oracles, over grids, dtypes and the whole registry."""
+
+import itertools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from scipy.fft import next_fast_len
+from torch import nn
+
+from lisa_backbone.attention import ATTENTION, LiSAttention, PatternCodeAttention, build_attention, register_attention
+from lisa_backbone.attention.correlation import axis_offsets, correlate, next_fast_length, offset_matrix
+from lisa_backbone.attention.lisa import FEATURE_MAPS
+from lisa_backbone.attention.rpe import RPES
+from lisa_backbone.errors import UserError
+
+GRIDS = [(1,), (7,), (1, 7), (5, 1), (4, 6), (5, 7), (3, 4, 5), (2, 1, 3)]
+FFT_OPERATORS = [LiSAttention, PatternCodeAttention]
+# The FFT and the sum differ by float64 rounding (2e-16) times the condition of the sums; 1e-10 leaves room for both.
+RELATIVE = 1e-10
+
+
+def relative_error(value, expected):
+    return ((value - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+
+
+def tokens(grid, dim=12, batch=2, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, math.prod(grid), dim, dtype=dtype, generator=generator)
+
+
+def spread_parameters(module, seed=0):
+    """Move every parameter away from its initial value, so that nothing hides behind a zero or a one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator))
+    return module
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Correlation
+
+
+def test_fast_lengths_are_those_of_scipy():
+    assert [next_fast_length(n) for n in range(1, 700)] == [next_fast_len(n, real=True) for n in range(1, 700)]
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_correlation_is_the_sum_over_offsets(grid, wrap):
+    axes = [axis_offsets(n, wrap).tolist() for n in grid]
+    r = {o: math.sin(1 + sum((k + 2) ** 2 * v for k, v in enumerate(o))) for o in itertools.product(*axes)}
+    values = torch.tensor(list(r.values()), dtype=torch.float64).reshape([len(a) for a in axes])
+    x = tokens(grid, dim=1, batch=1).reshape(grid)
+    expected = torch.zeros(grid, dtype=torch.float64)
+    for i in itertools.product(*map(range, grid)):
+        for j in itertools.product(*map(range, grid)):
+            offset = [b - a for a, b in zip(i, j, strict=True)]
+            if wrap:
+                offset = [(o + n // 2) % n - n // 2 for o, n in zip(offset, grid, strict=True)]
+            expected[i] += r[tuple(offset)] * x[j]
+    assert relative_error(correlate(x, values, grid, wrap), expected) < 1e-12
+    assert relative_error((offset_matrix(values, grid, wrap) @ x.flatten()).reshape(grid), expected) < 1e-12
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LiSA and its sibling against the definition
+
+
+def lisa_by_definition(module, x, grid, wrap):
+    """K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i} and y_i = sum_j K_ij v_j / sum_j K_ij, one entry at a time."""
+    heads, patterns, d = module.num_heads, module.num_patterns, module.dim // module.num_heads
+    q, k, v = module.query(x), module.key(x), module.value(x)
+    log_r = module.rpe(grid, wrap).flatten(1)
+    axes = [axis_offsets(n, wrap).tolist() for n in grid]
+    column = {o: c for c, o in enumerate(itertools.product(*axes))}
+    positions = list(itertools.product(*map(range, grid)))
+    y = torch.zeros_like(x)
+    for b, h, (i, at) in itertools.product(range(x.shape[0]), range(heads), enumerate(positions)):
+        weights = []
+        for j, to in enumerate(positions):
+            offset = [t - a for a, t in zip(at, to, strict=True)]
+            if wrap:
+                offset = [(o + n // 2) % n - n // 2 for o, n in zip(offset, grid, strict=True)]
+            weight = 0.0
+            for m in range(patterns):
+                c = h * patterns + m
+                phi, psi = q[b, i, c].clamp(min=0) + module.eps, k[b, j, c].clamp(min=0) + module.eps
+                weight = weight + phi * psi * log_r[c, column[tuple(offset)]].exp()
+            weights.append(weight)
+        weights = torch.stack(weights)
+        y[b, i, h * d : (h + 1) * d] = (weights / weights.sum()) @ v[b, :, h * d : (h + 1) * d]
+    return y
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+@pytest.mark.parametrize('grid', [(5,), (3, 4), (2, 2, 3)])
+def test_lisa_is_its_definition(grid, wrap):
+    module = spread_parameters(LiSAttention(6, 3, num_patterns=2, form='dense', wrap=wrap, local_conv=False).double())
+    x = tokens(grid, dim=6, batch=1)
+    with torch.no_grad():
+        expected = module.proj(lisa_by_definition(module, x, grid, wrap))
+        assert relative_error(module(x, grid), expected) < RELATIVE
+
+
+@pytest.mark.parametrize('rpe', RPES)
+@pytest.mark.parametrize('form', ['padded', 'circular'])
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('operator', FFT_OPERATORS)
+def test_fast_forms_equal_dense_in_values_and_gradients(operator, grid, form, rpe):
+    dense = spread_parameters(operator(12, 3, form='dense', wrap=form == 'circular', rpe=rpe).double())
+    fast = operator(12, 3, form=form, rpe=rpe).double()
+    fast.load_state_dict(dense.state_dict())
+    x = tokens(grid).requires_grad_()
+    weights = tokens(grid, seed=1)
+    results = []
+    for module in (fast, dense):
+        y = module(x, grid)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), [x, *module.parameters()])))
+    for value, expected in zip(*results, strict=True):
+        # Gradients that cancel to rounding (a shift of all logits, say) are compared on the scale of the output.
+        scale = expected.abs().max().clamp(min=1e-4 * results[1][1].abs().max())
+        assert (value - expected).abs().max() / scale < RELATIVE
+
+
+@pytest.mark.parametrize('feature_map', FEATURE_MAPS)
+def test_every_feature_map_gives_a_kernel_of_positive_rows_that_sum_to_one(feature_map):
+    module = spread_parameters(LiSAttention(12, 3, feature_map=feature_map, form='padded', local_conv=False).double())
+    x, grid = tokens((4, 5)), (4, 5)
+    kernel = module.kernel(x, grid)
+    assert kernel.shape == (2, 3, 20, 20)
+    assert (kernel > 0).all()
+    torch.testing.assert_close(kernel.sum(-1), torch.ones(2, 3, 20, dtype=torch.float64))
+    values = module.value(x).unflatten(-1, (3, 4)).transpose(1, 2)
+    expected = module.proj((kernel @ values).transpose(1, 2).flatten(2))
+    assert relative_error(module(x, grid), expected) < RELATIVE
+
+
+def test_with_constant_rpes_lisa_is_linear_attention_and_rpes_raise_the_rank():
+    module = spread_parameters(LiSAttention(16, 1, num_patterns=3, form='padded', local_conv=False).double())
+    x, grid = tokens((5, 5), dim=16, batch=1), (5, 5)
+    assert torch.linalg.matrix_rank(module.kernel(x, grid)[0, 0]) == 25
+    with torch.no_grad():
+        for parameter in module.rpe.parameters():
+            parameter.zero_()
+    phi, psi = (torch.relu(z) + module.eps for z in (module.query(x), module.key(x)))
+    expected = phi @ (psi.transpose(1, 2) @ module.value(x)) / (phi @ psi.sum(1).unsqueeze(-1))
+    assert relative_error(module(x, grid), module.proj(expected)) < RELATIVE
+    assert torch.linalg.matrix_rank(module.kernel(x, grid)[0, 0]) == 3
+
+
+@pytest.mark.parametrize('operator', FFT_OPERATORS)
+def test_circular_form_commutes_with_cyclic_shifts(operator):
+    module = spread_parameters(operator(12, 3, local_conv=False).double())
+    image = tokens((6, 7)).reshape(2, 6, 7, 12)
+    shifted = image.roll((2, 3), (1, 2))
+    y = module(image.flatten(1, 2), (6, 7)).reshape(image.shape)
+    assert relative_error(module(shifted.flatten(1, 2), (6, 7)).reshape(image.shape), y.roll((2, 3), (1, 2))) < RELATIVE
+
+
+@pytest.mark.parametrize('form', ['padded', 'circular'])
+def test_a_clip_of_identical_frames_is_treated_like_the_image(form):
+    module = LiSAttention(12, 3, form=form).double()
+    x = tokens((4, 5))
+    clip = x.repeat(1, 3, 1)
+    assert relative_error(module(clip, (3, 4, 5)), module(x, (4, 5)).repeat(1, 3, 1)) < RELATIVE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numeric range
+
+
+@pytest.mark.parametrize('form', ['padded', 'circular'])
+@pytest.mark.parametrize('operator', FFT_OPERATORS)
+def test_float32_is_close_to_float64(operator, form):
+    module = spread_parameters(operator(32, 4, form=form))
+    x, grid = tokens((31, 45), dim=32, dtype=torch.float32), (31, 45)
+    y = module(x, grid)
+    # Rounding 1e-7 of an FFT over 1395 tokens, and a kernel whose entries span a factor of some thousands.
+    assert relative_error(y.double(), module.double()(x.double(), grid)) < 1e-4
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('scale', [0.0, 1.0, 1e3])
+@pytest.mark.parametrize('name', ATTENTION)
+def test_half_precision_gives_finite_values_and_gradients(name, scale, dtype):
+    module = ATTENTION[name](24, 3)
+    x = (scale * tokens((7, 9), dim=24, dtype=torch.float32)).requires_grad_()
+    with torch.autocast('cpu', dtype):
+        y = module(x, (7, 9))
+        loss = y.float().square().mean()
+    loss.backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+    if scale == 1.0:
+        # Relative rounding is 2^-8 (bfloat16) and 2^-11 (float16); the projections add up to a few of them.
+        assert relative_error(y.float(), module(x, (7, 9))) < {torch.bfloat16: 4e-2, torch.float16: 5e-3}[dtype]
+
+
+@pytest.mark.parametrize('value', [0.0, -3.0, 1e4, 1e30])
+@pytest.mark.parametrize('name', ['LiSAttention', 'PatternCodeAttention'])
+def test_constant_and_huge_inputs_give_finite_values_and_gradients(name, value):
+    module = spread_parameters(ATTENTION[name](24, 3))
+    x = torch.full((1, 63, 24), value, requires_grad=True)
+    y = module(x, (7, 9))
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_one_dominant_key_gives_finite_values_and_gradients():
+    module = spread_parameters(LiSAttention(24, 3))
+    x = tokens((31, 33), dim=24, dtype=torch.float32)
+    x[:, 5] *= 1e6
+    x.requires_grad_()
+    module(x, (31, 33)).square().mean().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_weights_in_bfloat16_run():
+    module = LiSAttention(24, 3)
+    x = tokens((7, 9), dim=24, dtype=torch.float32)
+    expected = module(x, (7, 9))
+    y = module.bfloat16()(x.bfloat16(), (7, 9))
+    assert y.dtype == torch.bfloat16
+    assert relative_error(y.float(), expected) < 4e-2
+
+
+MEMORY_SCRIPT = """
+import resource, torch
+from lisa_backbone.attention import build_attention
+torch.manual_seed(0)
+module = build_attention({name!r}, 32, 2)
+module(torch.randn(1, 64, 32), (8, 8)).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+module(torch.randn(1, 65536, 32), (256, 256)).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize('name', ['LiSAttention', 'PatternCodeAttention'])
+def test_no_tensor_of_n_by_n_on_the_fast_path(name):
+    """At N = 65,536 one N x N float32 tensor of one head takes 16 GiB; forward and backward must take far less."""
+    done = subprocess.run([sys.executable, '-c', MEMORY_SCRIPT.format(name=name)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2048, f'peak memory grew by {done.stdout} MiB'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole registry
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('name', ATTENTION)
+def test_contract(name, grid):
+    module = build_attention(name, 12, 3)
+    x = tokens(grid, dtype=torch.float32).requires_grad_()
+    y = module(x, grid)
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+    torch.testing.assert_close(module(x[1:], grid), y[1:], msg='a sample depends on the rest of its batch')
+    y.square().sum().backward()
+    missing = [key for key, p in module.named_parameters() if p.grad is None]
+    assert not missing
+
+
+@pytest.mark.parametrize('name', ATTENTION)
+def test_state_dict_round_trip(name):
+    x = tokens((5, 6), dtype=torch.float32)
+    first, second = (spread_parameters(build_attention(name, 12, 3), seed) for seed in (0, 1))
+    assert not torch.equal(first(x, (5, 6)), second(x, (5, 6)))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x, (5, 6)), second(x, (5, 6)))
+
+
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        ('LisaAttention', "did you mean 'LiSAttention'"),
+        (dict(type='LiSAttention', num_pattern=2), "did you mean 'num_patterns'"),
+        (dict(type='LiSAttention', form='fourier'), 'padded'),
+        (dict(type='LiSAttention', rpe='sine'), 'continuous'),
+        (dict(type='LiSAttention', feature_map='cosine'), 'relu'),
+        (dict(type='PatternCodeAttention', form='fourier'), 'padded'),
+    ],
+)
+def test_unknown_names_are_refused_with_what_is_known(config, words):
+    with pytest.raises(UserError, match=words):
+        build_attention(config, 12, 3)
+
+
+def test_heads_and_tokens_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match='num_heads=5'):
+        LiSAttention(12, 5)
+    with pytest.raises(UserError, match=r'\(B, 20, 12\)'):
+        LiSAttention(12, 3)(torch.zeros(1, 21, 12), (4, 5))
+    with pytest.raises(UserError, match='1, 2 or 3'):
+        LiSAttention(12, 3)(torch.zeros(1, 16, 12), (2, 2, 2, 2))
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(KeyError, match='LiSAttention'):
+        register_attention(type('LiSAttention', (nn.Module,), {}))
