@@ -85,7 +85,7 @@ class _Findings:
         if self.problems:
             (sentence, count), *others = self.problems.values()
             also = [f'{count - 1} more like it'] if count > 1 else []
-            also += [f'{sum(other[1] for other in others)} problems of other kinds'] if others else []
+            also += [f'{sum(other[1] for other in others)} of other kinds'] if others else []
             raise UserError(f'{sentence} ({", ".join(also)})' if also else sentence)
         return tuple(f'{text} ({count} in all)' for text, count in self.notes.values())
 

@@ -6,6 +6,7 @@ the split and the image's number, so that order and interruptions leave no trace
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -73,6 +74,7 @@ def make_mini_coco(out: str | Path, params: MiniCocoParams | None = None, *, ove
     """
     out, params = Path(out), params or MiniCocoParams()
     _check_params(params)
+    _clear_up(out)
     standing = _standing(out)
     if standing is not None and not overwrite:
         if standing['parameters'] == params.record() and _is_whole(out, params):
@@ -121,11 +123,9 @@ def _is_whole(out: Path, params: MiniCocoParams) -> bool:
 @contextmanager
 def _into_place(out: Path) -> Iterator[Path]:
     """A fresh folder beside ``out`` that takes its place when the block ends well and vanishes when it does not."""
-    stem = f'.{out.name}.{socket.gethostname()}-'
-    folder, aside = (out.parent / f'{stem}{os.getpid()}.{part}' for part in ('partial', 'replaced'))
+    folder, aside = (out.parent / f'{_stem(out)}{os.getpid()}.{part}' for part in ('partial', 'replaced'))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _clear_up(out, stem)
         folder.mkdir()
     except OSError as error:
         raise UserError(f'cannot write to {out.parent}: {error.strerror}; name another folder with --out') from error
@@ -143,10 +143,15 @@ def _into_place(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear_up(out: Path, stem: str) -> None:
+def _stem(out: Path) -> str:
+    """How the names of the folders begin that a run keeps beside ``out``; they go on with its process."""
+    return f'.{out.name}.{socket.gethostname()}-'
+
+
+def _clear_up(out: Path) -> None:
     """Undo what runs that were killed outright have left on this machine."""
-    for left in out.parent.glob(f'{stem}*'):
-        if _is_running(left.name.removeprefix(stem).split('.')[0]):
+    for left in out.parent.glob(f'{glob.escape(_stem(out))}*'):
+        if _is_running(left.name.removeprefix(_stem(out)).split('.')[0]):
             continue
         if left.name.endswith('.replaced') and not out.exists():  # killed between the two renames
             left.rename(out)
