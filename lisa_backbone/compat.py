@@ -72,7 +72,7 @@ def _installed(module: str) -> bool:
     """Tell whether a top-level module can be imported, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # in sys.modules without a spec
+    except (ImportError, ValueError):  # hidden, or in sys.modules without a spec
         return module in sys.modules
 
 

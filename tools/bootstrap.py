@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Set up the whole project in its own virtual environment, then run the demo or the tests in it.
+
+    python3 tools/bootstrap.py setup   # environment only
+    python3 tools/bootstrap.py demo    # environment, mini COCO, train Mask R-CNN, test it, draw its detections
+    python3 tools/bootstrap.py test    # environment, lint, tests; further pytest arguments after --
+
+Needs Python 3.10 to 3.12, a C++ compiler and pip; imports the standard library alone, and runs on older Pythons as far
+as saying what is missing. A finished set-up is recognised in well under a second; an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bootstrap_steps.environment import ROOT, STACKS, Environment, duration
+from bootstrap_steps.machine import SetUpError, find_python
+from bootstrap_steps.packages import set_up
+
+SOURCES = ('lisa_backbone', 'tools', 'configs', 'tests')
+DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
+
+
+def run_tool(env: Environment, *command) -> int:
+    """Run a command of the environment in the checkout with its output shown; return its exit status."""
+    print('\n$ python ' + ' '.join(map(str, command)), flush=True)
+    variables = {key: value for key, value in env.variables().items() if not key.startswith('PIP_')}
+    return subprocess.run([str(env.python), *map(str, command)], cwd=str(ROOT), env=variables).returncode
+
+
+def demo(env: Environment, arguments: list) -> int:
+    """Make the mini data where it is missing, train the detector, test it, and say where its pictures are.
+
+    A training that was interrupted is resumed; one that was finished is made again.
+    """
+    data = ROOT / 'data' / 'mini_coco'
+    work = ROOT / 'work_dirs' / Path(DEMO_CONFIG).stem
+    finished = work / 'demo_finished.json'
+    if not (data / 'annotations' / 'instances_val2017.json').is_file():
+        status = run_tool(env, 'tools/make_mini_data.py', 'coco', '--out', data)
+        if status:
+            return status
+    interrupted = (work / 'last_checkpoint').is_file() and not finished.is_file()
+    if finished.is_file():
+        print(f'training anew: {work} holds a finished run, which the new one replaces')
+        finished.unlink()
+    begun = time.time()
+    resume = ['--resume'] if interrupted else []
+    status = run_tool(env, 'tools/train.py', DEMO_CONFIG, '--work-dir', work, *resume, *arguments)
+    if status:
+        return status
+    trained = time.time() - begun
+    last = Path((work / 'last_checkpoint').read_text().strip())
+    best = sorted(work.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    weights = best[-1] if best and best[-1].stat().st_mtime >= begun else last
+    pictures = work / 'pictures'
+    status = run_tool(env, 'tools/test.py', DEMO_CONFIG, weights, '--work-dir', work, '--show-dir', pictures)
+    if status:
+        return status
+    scores = read_scores(work)
+    finished.write_text(
+        json.dumps({'train_seconds': round(trained), 'weights': str(weights), **scores}, indent=1) + '\n'
+    )
+    drawn = sorted(pictures.rglob('*.png')) + sorted(pictures.rglob('*.jpg'))
+    print(f'\ntrained in {duration(trained)}; weights: {weights}')
+    print('  '.join(f'{name} {value:.3f}' for name, value in sorted(scores.items()) if name.endswith('_mAP')))
+    print(f'{len(drawn)} pictures of its detections: {drawn[0].parent if drawn else pictures}')
+    return 0
+
+
+def read_scores(work: Path) -> dict:
+    """Return the metrics of the newest test in a work directory, as mmengine writes them beside its log."""
+    for path in sorted(work.glob('*/*.json'), key=lambda one: one.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ValueError, AttributeError):
+            return {name: value for name, value in json.loads(path.read_text()).items() if 'mAP' in name}
+    return {}
+
+
+def test(env: Environment, arguments: list) -> int:
+    """Run the lint rules and the tests; pytest's closing line is the last one printed."""
+    lint = [run_tool(env, '-m', 'ruff', *words, *SOURCES) for words in (('check',), ('format', '--check'))]
+    if any(lint):
+        print('\nerror: the lint rules are broken (above); the tests run all the same', flush=True)
+    return run_tool(env, '-m', 'pytest', *arguments) or max(lint)
+
+
+def parse(arguments: list) -> tuple[argparse.Namespace, list]:
+    """Parse the command line; what follows ``--`` goes to pytest, or to tools/train.py in the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('command', nargs='?', choices=('setup', 'demo', 'test'), default='setup', help='what to do')
+    parser.add_argument('--stack', choices=sorted(STACKS), default='onedl', help='which OpenMMLab packages (onedl)')
+    parser.add_argument('--venv', metavar='DIR', help='where the environment lies (.venv-STACK in the checkout)')
+    parser.add_argument(
+        '--device',
+        choices=('auto', 'cpu', 'cuda'),
+        default='auto',
+        help='which build of torch: by what is visible here (auto), or as named; a login node of a cluster needs cuda',
+    )
+    parser.add_argument('--torch-index', metavar='URL', help='package index for torch and torchvision')
+    cut = arguments.index('--') if '--' in arguments else len(arguments)
+    options = parser.parse_args(arguments[:cut])
+    rest = arguments[cut + 1 :]
+    if rest and options.command == 'setup':
+        parser.error('setup takes no arguments after --')
+    return options, rest
+
+
+def main() -> int:
+    """Run the command line under a Python that the project supports."""
+    options, rest = parse(sys.argv[1:])
+    try:
+        python = find_python()
+        if python != sys.executable:
+            print(f'this is Python {platform.python_version()}; going on with {python}', flush=True)
+            os.execv(python, [python, str(Path(__file__).resolve()), *sys.argv[1:]])
+        env = Environment(options)
+        set_up(env)
+    except SetUpError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    if options.command == 'setup':
+        return 0
+    return (demo if options.command == 'demo' else test)(env, rest)
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        sys.exit(130)
