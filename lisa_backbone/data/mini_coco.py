@@ -14,8 +14,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -49,7 +48,7 @@ class MiniCocoParams:
     train: int = 400
     val: int = 100
     size: int = 160
-    style: SceneStyle = dataclass_field(default_factory=SceneStyle)
+    style: SceneStyle = field(default_factory=SceneStyle)
 
     def record(self) -> dict:
         """The parameters as they are written to mini.json, the generator's version included."""
@@ -205,7 +204,6 @@ def _frame(params: MiniCocoParams) -> dict:
         'info': {
             'description': 'mini COCO: scenes of handwritten digits',
             'version': str(GENERATOR_VERSION),
-            'year': 2017,
             'contributor': 'digits: E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, via scikit-learn',
             'parameters': params.record(),
         },
