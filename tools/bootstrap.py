@@ -104,6 +104,7 @@ def parse(arguments: list) -> tuple[argparse.Namespace, list]:
         default='auto',
         help='which build of torch: by what is visible here (auto), or as named; a login node of a cluster needs cuda',
     )
+    parser.add_argument('--repair', action='store_true', help='go through the set-up again though it was finished')
     parser.add_argument('--torch-index', metavar='URL', help='package index for torch and torchvision')
     cut = arguments.index('--') if '--' in arguments else len(arguments)
     options = parser.parse_args(arguments[:cut])
@@ -122,7 +123,7 @@ def main() -> int:
             print(f'this is Python {platform.python_version()}; going on with {python}', flush=True)
             os.execv(python, [python, str(Path(__file__).resolve()), *sys.argv[1:]])
         env = Environment(options)
-        set_up(env)
+        set_up(env, options.repair)
     except SetUpError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

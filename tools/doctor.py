@@ -10,8 +10,8 @@ if __name__ == '__main__':
         from lisa_backbone.doctor import main
     except ImportError as error:
         print(
-            f'error: lisa_backbone cannot be imported ({error}); run `python3 tools/bootstrap.py setup --repair` and then '
-            'this with the python of the environment that it makes',
+            f'error: lisa_backbone cannot be imported ({error}); run `python3 tools/bootstrap.py setup --repair` and '
+            'then this with the python of the environment that it makes',
             file=sys.stderr,
         )
         sys.exit(1)

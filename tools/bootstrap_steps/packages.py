@@ -109,9 +109,41 @@ def install_packages(env: Environment) -> None:
         env.pip(*quiet, *frameworks, doing='installing the frameworks')
 
 
-def set_up(env: Environment) -> None:
-    """Bring the environment to what requirements/ pins; at once where that was done before."""
-    if env.is_ready():
+def check_finished(env: Environment) -> None:
+    """Ask the doctor which tasks can run: without detection the set-up has failed, the others are noted.
+
+    Raises:
+        SetUpError: If detection cannot run.
+    """
+    with env.step('checking which tasks can run, some seconds'):
+        with env.log.open('a', encoding='utf-8') as log:
+            command = [str(env.python), str(ROOT / 'tools' / 'doctor.py'), '--json']
+            asked = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=env.variables(), cwd=str(ROOT))
+            log.write(asked.stdout.decode(errors='replace'))
+        try:
+            tasks = json.loads(asked.stdout.decode())['tasks']
+        except ValueError as error:
+            raise SetUpError(f'the check of the finished environment failed (full log: {env.log})') from error
+        for task, findings in tasks.items():
+            bad = next((finding for finding in findings if not finding['good']), None)
+            if bad:
+                said = f'{bad["what"]}: {bad["detail"]}; {bad["mend"]}'
+                if task == 'det':
+                    raise SetUpError(f'the environment is complete but detection cannot run: {said}')
+                env.notes.append(f'{task} cannot run: {said}')
+
+
+def set_up(env: Environment, repair: bool = False) -> None:
+    """Bring the environment to what requirements/ pins; at once where that was done before.
+
+    Args:
+        env: The environment.
+        repair: Go through every step even where the set-up was finished before.
+
+    Raises:
+        SetUpError: If it cannot be done.
+    """
+    if env.is_ready() and not repair:
         print(f'environment {env.home} is ready ({duration(time.time() - env.started)})', flush=True)
         return
     if not sys.platform.startswith(('linux', 'darwin')):
@@ -121,7 +153,7 @@ def set_up(env: Environment) -> None:
     except OSError as error:
         raise SetUpError(f'{env.home} cannot be made ({error.strerror}); name another folder with --venv') from error
     with locked(env.home / 'bootstrap.lock', f'setting up {env.home}'):
-        if env.is_ready():
+        if env.is_ready() and not repair:
             print(f'environment {env.home} was made ready meanwhile', flush=True)
             return
         env.stamp.unlink() if env.stamp.exists() else None
@@ -134,10 +166,7 @@ def set_up(env: Environment) -> None:
         with env.step('this package'):
             quiet = ['install', '-q', '--no-deps', '--no-build-isolation', '-e', str(ROOT)]
             env.pip(*quiet, doing='installing this package')
-        with env.step('checking that detection can run'):
-            env.run(
-                [env.python, ROOT / 'tools' / 'doctor.py', '--task', 'det'], 'the check of the finished environment'
-            )
+        check_finished(env)
         record = {'wanted': env.wanted(), 'python': platform.python_version(), 'notes': env.notes}
         half = env.stamp.with_suffix('.part')
         half.write_text(json.dumps(record, indent=1) + '\n')
