@@ -151,8 +151,8 @@ def read_checkpoint(path: str | Path) -> Any:
             return CheckpointLoader.load_checkpoint(name, map_location='cpu')
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise UserError(
-                f'checkpoint {name} cannot be fetched ({type(error).__name__}: {error}); fetch it yourself and give its '
-                f'path'
+                f'checkpoint {name} cannot be fetched ({type(error).__name__}: {error}); fetch it yourself and '
+                f'give its path'
             ) from error
 
 

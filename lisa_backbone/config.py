@@ -36,9 +36,11 @@ RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {'self'
     'compile',
     'custom_imports',
     'efficient_conv_bn_eval',
+    'find_unused_parameters',
     'gpu_ids',
     'model_wrapper_cfg',
     'runner_type',
+    'sync_bn',
     'tta_model',
     'tta_pipeline',
 }
@@ -173,10 +175,11 @@ def nearest(word: str, known: Any, cutoff: float = 0.6) -> str:
 def _check_top_level(cfg: Config, path: Path) -> None:
     for key in cfg:
         near = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.92)
-        if key not in RUNNER_KEYS and near and near[0] not in cfg:
+        if key in RUNNER_KEYS or not near:
+            continue
+        # A variable of the file may resemble a key that is set as well, but hardly with a dict as its value.
+        if near[0] not in cfg or (isinstance(cfg[key], dict) and isinstance(cfg[near[0]], dict)):
             raise UserError(f'config {path} sets {key!r}, which nothing reads; did you mean {near[0]!r}?')
-        if key not in RUNNER_KEYS and near and isinstance(cfg[key], dict) and isinstance(cfg[near[0]], dict):
-            raise UserError(f'config {path} sets both {key!r} and {near[0]!r}; nothing reads the first: rename it')
 
 
 def _replace_root(cfg: Config, old: str, new: str) -> None:

@@ -147,14 +147,14 @@ def explain_build_error(error: Exception) -> str | None:
     Returns:
         The sentence, or ``None`` if the error is not recognised.
     """
-    text = str(error).strip('"\'')
+    text = str(error.args[0] if error.args else error)  # str() of a KeyError adds quotes
     unknown = re.search(r'(\S+) is not in the (\S+?)::(\S+) registry', text)
     if unknown:
         name, scope, registry = unknown.groups()
         known = _registered(registry, scope)
         return (
-            f'config: type={name!r} is not among the {registry}s of {scope}{nearest(name, known)}; mend the name, or '
-            f'import the module that registers it through custom_imports'
+            f'config: type={name!r} is not among the {registry}s of {scope}, and no module in custom_imports registers it'
+            f'{nearest(name, known) or "; mend the name or the imports"}'
         )
     extra = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if extra:
@@ -292,7 +292,7 @@ def _check_channels(model: nn.Module) -> None:
         except UserError as error:
             raise UserError(f'model.{name}: {error} (the data have {channels} channels)') from error
         except (RuntimeError, AssertionError) as error:
-            wrong = re.search(r'expected input\S* to have (\d+) channels, but got (\d+)', str(error))
+            wrong = re.search(r'expected input.*? to have (\d+) channels, but got (\d+)', str(error))
             if wrong or isinstance(error, AssertionError):
                 _raise_channels(model, name, image[0], wrong, channels)
             return  # not about channels: the run itself will show it

@@ -207,11 +207,6 @@ def _for_cpu(cfg: Config) -> list[str]:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         changes.append('no mixed precision: there is no GPU here')
-    synced = [node for _, node in walk_dicts(cfg.model) if node.get('type') in ('SyncBN', 'MMSyncBN')]
-    for node in synced:
-        node['type'] = 'BN'
-    if synced:
-        changes.append(f'{len(synced)} SyncBN settings taken as BN: there is no GPU here')
     return changes
 
 

@@ -235,8 +235,18 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
 
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's Runner, or the ``runner_type`` of the config."""
-    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')  # mmengine's own start-up asks for a GPU
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():  # mmengine's own start-up asks for a GPU
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+        cfg.setdefault(
+            'model_wrapper_cfg',
+            {
+                'type': 'MMDistributedDataParallel',
+                'device_ids': None,
+                'broadcast_buffers': False,
+                'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            },
+        )
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -338,7 +348,8 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
     if wanted == 'auto':
         path = find_latest_checkpoint(cfg.work_dir)
         if path is None:
-            print(f'nothing to resume in {cfg.work_dir}: starting from the beginning', flush=True)
+            if is_main(options.launcher):
+                print(f'nothing to resume in {cfg.work_dir}: starting from the beginning', flush=True)
             cfg.resume = False
             return None
         if not Path(path).is_file():

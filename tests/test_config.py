@@ -1,0 +1,105 @@
+"""Overrides and keys that nothing reads are refused; the others do what they say."""
+
+from pathlib import Path
+
+import pytest
+
+from lisa_backbone import compat
+
+compat.apply()
+pytest.importorskip('mmdet')
+
+from lisa_backbone.config import leaf_datasets, load_config, null_empty_pretrained  # noqa: E402
+from lisa_backbone.errors import UserError  # noqa: E402
+
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'det'
+MINI = CONFIGS / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
+
+
+def test_overrides_reach_the_config():
+    cfg = load_config(
+        MINI,
+        {
+            'train_cfg.max_epochs': 3,
+            'model.backbone.with_cp': True,  # no key of the config, but a parameter of the class
+            'optim_wrapper.accumulative_counts': 2,
+            'train_dataloader.prefetch_factor': 4,
+            'train_dataloader.dataset.pipeline.0.to_float32': True,
+            'model.train_cfg.rpn.extra': 1,  # a dict without type takes new keys
+            'resume': True,
+            'model.backbone.init_cfg.checkpoint': 'weights.pth',
+        },
+    )
+    assert cfg.train_cfg.max_epochs == 3
+    assert cfg.model.backbone.with_cp is True
+    assert cfg.optim_wrapper.accumulative_counts == 2
+    assert cfg.train_dataloader.dataset.pipeline[0].to_float32 is True
+    assert cfg.model.train_cfg.rpn.extra == 1
+    assert cfg.model.backbone.init_cfg.checkpoint == 'weights.pth'
+
+
+@pytest.mark.parametrize(
+    ('key', 'said'),
+    [
+        ('optim_wraper.optimizer.lr', "did you mean 'optim_wrapper'"),
+        ('model.backbon.arch', "did you mean 'backbone'"),
+        ('model.backbone.archh', r"model\.backbone \(LiSA\) takes no 'archh'; did you mean 'arch'"),
+        ('optim_wrapper.optimizer.wieght_decay', "did you mean 'weight_decay'"),
+        ('train_dataloader.batchsize', "did you mean 'batch_size'"),
+        ('model.test_cfg.rcnn.scor_thr', "did you mean 'score_thr'"),
+        ('train_dataloader.dataset.pipeline.9.type', 'a list of 5'),
+        ('load_from.x', 'load_from is None in the config'),
+        ('max_epochs', r'changes nothing; set train_cfg\.max_epochs instead'),
+        ('train_pipeline', 'changes nothing; set train_dataloader.dataset.pipeline'),
+    ],
+)
+def test_override_without_effect_is_refused(key, said):
+    with pytest.raises(UserError, match=said) as error:
+        load_config(MINI, {key: 1})
+    assert key in str(error.value)
+
+
+def test_data_root_is_replaced_wherever_it_is_used():
+    cfg = load_config(MINI, {'data_root': 'elsewhere'})
+    assert cfg.train_dataloader.dataset.data_root == 'elsewhere/'
+    assert cfg.test_dataloader.dataset.data_root == 'elsewhere/'
+    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == 'elsewhere/annotations/instances_val2017.json'
+    assert 'data/mini_coco' not in cfg.pretty_text
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('param_schedulers = []', "'param_schedulers', which nothing reads; did you mean 'param_scheduler'"),
+        ('a = [', 'not valid Python'),
+        ("_base_ = './absent.py'", 'names a base that does not exist'),
+        ("_base_ = 'mmseg::absent/absent.py'", 'base that does not exist'),
+        ("custom_imports = dict(imports=['no_such_package'], allow_failed_imports=False)", 'no_such_package'),
+        ('a = absent', 'NameError'),
+    ],
+)
+def test_unusable_config_file(tmp_path, text, said):
+    path = tmp_path / 'config.py'
+    path.write_text(text + '\n')
+    with pytest.raises(UserError, match=said):
+        load_config(path)
+
+
+def test_unknown_config_proposes_a_neighbour():
+    with pytest.raises(UserError, match=r'does not exist; did you mean .*mask-rcnn_lisa-t_fpn_1x_coco\.py'):
+        load_config(CONFIGS / 'mask-rcnn_lisa-t_fpn_1x_coc.py')
+
+
+def test_leaf_datasets_of_wrappers():
+    leaf = {'type': 'CocoDataset'}
+    nested = {
+        'type': 'RepeatDataset',
+        'dataset': {'type': 'ConcatDataset', 'datasets': [leaf, {'type': 'MultiImageMixDataset', 'dataset': leaf}]},
+    }
+    assert [path for path, _ in leaf_datasets(nested, 'd')] == ['d.dataset.datasets.0', 'd.dataset.datasets.1.dataset']
+
+
+def test_pretrained_without_checkpoint_is_reported():
+    cfg = load_config(MINI)
+    assert null_empty_pretrained(cfg) == ['model.backbone']
+    assert cfg.model.backbone.init_cfg is None

@@ -1,0 +1,432 @@
+"""The command lines of training and testing, run as a user runs them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from lisa_backbone import compat
+
+compat.apply()
+pytest.importorskip('mmdet')
+pytest.importorskip('mmcv')
+
+from lisa_backbone.checkpoints import check_resumable  # noqa: E402
+from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
+from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.runner import RunOptions, parse_options, prepare, run_test, run_training  # noqa: E402
+
+REPO = Path(__file__).parents[1]
+CONFIG = REPO / 'configs' / 'det' / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
+PLANTED = 'planted'
+TRAIN_IMAGES, VAL_IMAGES, BATCH = 8, 3, 4
+
+# A user's own config: ours, small and quick, through mmengine's inheritance.
+USER_CONFIG = """
+_base_ = {base!r}
+train_dataloader = dict(batch_size={batch}, num_workers=0, persistent_workers=False)
+val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+env_cfg = dict(mp_cfg=dict(opencv_num_threads=1))
+"""
+
+
+class Payload:
+    """Unpickling it would make a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def start(tool, *args, cwd):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''}
+    return subprocess.Popen(
+        [sys.executable, str(REPO / 'tools' / tool), *map(str, args)],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(tool, *args, cwd):
+    process = start(tool, *args, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def progress(work_dir):
+    """Iteration count of the latest checkpoint."""
+    path = (work_dir / 'last_checkpoint').read_text().strip()
+    return compat.load_checkpoint(path)['meta']['iter']
+
+
+@pytest.fixture(scope='session')
+def bench(tmp_path_factory):
+    """A mini set, a config that uses it, and a folder to work in."""
+    folder = tmp_path_factory.mktemp('bench')
+    make_mini_coco(folder / 'data', MiniCocoParams(train=TRAIN_IMAGES, val=VAL_IMAGES))
+    config = folder / 'mine.py'
+    config.write_text(USER_CONFIG.format(base=str(CONFIG), batch=BATCH))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def trained(bench):
+    """A work directory after one epoch, with what was printed."""
+    done = call('train.py', 'mine.py', '--work-dir', 'work', '--cfg-options', 'data_root=data', cwd=bench)
+    assert done.returncode == 0, done.stderr
+    return bench / 'work', done.stdout + done.stderr
+
+
+# --------------------------------------------------------------------------------------------------------- the good way
+
+
+def test_training_says_what_it_did(trained):
+    work_dir, printed = trained
+    assert 'TRAINING FROM RANDOM INITIALISATION' in printed
+    assert 'eta:' in printed
+    assert re.search(r'trained 2 iterations in \d+ s; last validation: .*; checkpoint .*\.pth', printed)
+    assert re.search(r'meant for a total batch of 8 and this run has 4 \(0\.5 times\); add --auto-scale-lr', printed)
+    entry = json.loads((work_dir / 'metrics.json').read_text())['train']
+    assert entry['iterations'] == 2
+    assert entry['seed'] == 0
+    assert Path(entry['checkpoint']).is_file()
+    assert entry['versions']['torch'] == torch.__version__
+
+
+def test_testing_draws_predictions_beside_truth(trained, bench):
+    import cv2
+    import numpy as np
+
+    args = ('--work-dir', 'work', '--show-dir', 'pictures', '--cfg-options', 'data_root=data')
+    done = call('test.py', 'mine.py', *args, 'model.test_cfg.rcnn.score_thr=0.0', cwd=bench)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((trained[0] / 'metrics.json').read_text())
+    assert {'train', 'test'} <= set(content)
+    assert 'coco/bbox_mAP' in content['test']['metrics']
+    assert re.search(r'tested .*\.pth in \d+ s: coco/bbox_mAP', done.stdout + done.stderr)
+    assert 'fills' in done.stdout
+    assert '(100.0% of' in done.stdout
+    pictures = sorted((bench / 'pictures').glob('*.jpg'))
+    originals = sorted((bench / 'data' / 'val2017').iterdir())
+    assert [p.stem for p in pictures] == [p.stem for p in originals]
+    for picture, original in zip(pictures, originals, strict=True):
+        drawn, raw = cv2.imread(str(picture)), cv2.imread(str(original))
+        height, width = raw.shape[0] * 3, raw.shape[1] * 3
+        assert drawn.shape == (height, 2 * width, 3)  # truth and prediction side by side, enlarged to be readable
+        plain = cv2.resize(raw, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+        changed = np.abs(drawn[:, :width].astype(np.int16) - plain).max(axis=2) > 40
+        assert changed.mean() > 0.02  # boxes, masks and labels of the truth
+
+
+def test_stopped_run_is_resumed(trained, bench):
+    work_dir = bench / 'stopped'
+    shutil.copytree(trained[0], work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(trained[0] / 'epoch_1.pth'))  # the folder was copied: by its name
+    args = ('mine.py', '--work-dir', 'stopped', '--resume', '--cfg-options', 'data_root=data')
+    process = start('train.py', *args, 'train_cfg.max_epochs=500', cwd=bench)
+    deadline = time.monotonic() + 240
+    while not (work_dir / 'epoch_3.pth').exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert 'Traceback' not in err
+    assert 'resumed epoch: 1, iter: 2' in out + err
+    kept = (work_dir / 'last_checkpoint').read_text().strip()
+    cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
+    assert check_resumable(build_model(cfg.model), kept).share == 1
+    assert progress(work_dir) >= 6  # two steps an epoch: the count went on
+
+
+def test_nothing_to_resume_starts_anew_and_distributed_needs_every_parameter(bench):
+    """Two processes on the CPU: DistributedDataParallel stops at a parameter that gets no gradient."""
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    args = ['mine.py', '--work-dir', 'ddp', '--launcher', 'pytorch', '--resume', '--auto-scale-lr']
+    done = subprocess.run(
+        [*torchrun, str(REPO / 'tools' / 'train.py'), *args, '--cfg-options', 'data_root=data'],
+        cwd=bench,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed[-3000:]
+    assert printed.count('nothing to resume in ddp: starting from the beginning') == 1
+    assert progress(bench / 'ddp') == 1  # 8 images, twice 4
+    assert 'meant for a total batch' not in printed
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def spoil_data(bench, name, change):
+    folder = bench / name
+    shutil.copytree(bench / 'data', folder)
+    (folder / 'mini.json').unlink(missing_ok=True)  # an own set, not one that can be made anew
+    ann_file = folder / 'annotations' / 'instances_train2017.json'
+    content = json.loads(ann_file.read_text())
+    change(content, folder / 'train2017')
+    ann_file.write_text(json.dumps(content))
+    return folder
+
+
+def first_image(content, images):
+    return images / content['images'][0]['file_name']
+
+
+def truncate(content, images):
+    path = first_image(content, images)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def garble(content, images):
+    for image in content['images']:
+        (images / image['file_name']).write_bytes(b'no image at all')
+
+
+# Through the command line, since that is where a user meets them.
+CASES = {
+    'config path': (['train.py', 'mien.py'], r'config mien\.py does not exist; did you mean .*mine\.py'),
+    'unknown key': (
+        ['train.py', 'mine.py', 'optim_wraper.optimizer.lr=1'],
+        "nothing reads 'optim_wraper'; did you mean 'optim_wrapper'",
+    ),
+    'data root': (['train.py', 'mine.py', 'data_root=absent'], r'there is no data root absent'),
+    'missing image': (['train.py', 'mine.py', 'data_root=missing'], r'instances_train2017\.json names \S+\.jpg'),
+    'truncated image': (['train.py', 'mine.py', 'data_root=truncated'], r'truncated/train2017/\S+ is truncated'),
+    'no annotations': (['train.py', 'mine.py', 'data_root=empty'], r"'annotations' in \S+ is empty"),
+    'broken images while training': (
+        ['train.py', 'mine.py', '--check-images', 'none', 'data_root=garbled'],
+        r'garbled/train2017/\S+\.jpg .*go on with --resume',
+    ),
+    'arch': (
+        ['train.py', 'mine.py', 'data_root=data', 'model.backbone.arch=picco'],
+        r"arch 'picco' is unknown to LiSA \(did you mean 'pico'\?\)",
+    ),
+    'image channels': (
+        ['train.py', 'mine.py', 'data_root=data', 'model.backbone.in_channels=4'],
+        r'built for images \(N, 4, H, W\).*the data have 3 channels',
+    ),
+    'weights of another arch': (
+        ['train.py', 'mine.py', 'data_root=data', 'model.backbone.init_cfg.checkpoint=wide.pth'],
+        r'weight file wide\.pth fills \d+ of the \d+ keys of model\.backbone .*another shape.*--min-fit',
+    ),
+    'weights of another model tested': (
+        ['test.py', 'mine.py', 'weights.pth', 'data_root=data', 'model.roi_head.bbox_head.num_classes=3'],
+        r'[1-9] keys have another shape, such as \S+fc_cls\.weight, \(11, 256\) in the file and \(4, 256\) in the model',
+    ),
+    'cut checkpoint resumed': (
+        ['train.py', 'mine.py', 'data_root=data', '--resume', 'cut.pth'],
+        r'cut\.pth is damaged',
+    ),
+    'payload in pretrained weights': (
+        ['train.py', 'mine.py', 'data_root=data', 'model.backbone.init_cfg.checkpoint=payload.pth'],
+        r'payload\.pth was refused because loading it would run \w+\.mkdir',
+    ),
+    'payload resumed': (
+        ['train.py', 'mine.py', 'data_root=data', '--resume', 'payload.pth'],
+        r'payload\.pth was refused because loading it would run \w+\.mkdir',
+    ),
+    'payload tested': (
+        ['test.py', 'mine.py', 'payload.pth', 'data_root=data'],
+        r'payload\.pth was refused because loading it would run \w+\.mkdir',
+    ),
+}
+
+# The same checks without a process for each: what the command line would be told.
+INSIDE = {
+    'key of the config': (
+        {'config': 'typo.py'},
+        {},
+        "'default_hook', which nothing reads; did you mean 'default_hooks'",
+    ),
+    'parameter of a class': ({'config': 'parameter.py'}, {}, "LiSA takes no parameter 'drop_path'"),
+    'type': ({}, {'model.neck.type': 'FPNN'}, "type='FPNN' is not among the models of mmdet, .*did you mean 'FPN'"),
+    'classes': (
+        {},
+        {'train_dataloader.dataset.metainfo.classes': ['zero', 'ten']},
+        r"train_dataloader\.dataset: the config's class 'ten' is not a category",
+    ),
+    'evaluator': (
+        {},
+        {'val_evaluator.ann_file': 'absent.json'},
+        r'val_evaluator\.ann_file: absent\.json does not exist',
+    ),
+    'feature channels': (
+        {},
+        {'model.neck.in_channels': [32, 64, 128, 256]},
+        r'set model\.neck\.in_channels=\[32, 64, 128, 192\]',
+    ),
+    'number of feature maps': (
+        {},
+        {'model.backbone.out_indices': [1, 2, 3]},
+        r'model\.neck takes feature maps of .* and model\.backbone gives \[64, 128, 192\]',
+    ),
+    'work dir': ({'work_dir': 'mine.py/work'}, {}, r'work dir mine\.py/work cannot be made: .*mine\.py is a file'),
+    'amp without a GPU': ({'amp': True}, {}, 'mixed precision, which mmengine offers on a GPU only'),
+    'pretrained file': (
+        {},
+        {'model.backbone.init_cfg.checkpoint': 'absent.pth'},
+        r'checkpoint absent\.pth is not a file',
+    ),
+    'no prefix': (
+        {},
+        {'model.backbone.init_cfg.checkpoint': 'bare.pth'},
+        r'set model\.backbone\.init_cfg\.prefix=None',
+    ),
+    'payload in load_from': ({}, {'load_from': 'payload.pth'}, r'payload\.pth was refused'),
+    'weights alone resumed': ({'resume': 'weights.pth'}, {}, r'weights\.pth has no meta and cannot be resumed'),
+}
+
+
+@pytest.fixture(scope='session')
+def spoilt(bench, trained):
+    """Everything bad that the cases name."""
+    (bench / 'typo.py').write_text("_base_ = './mine.py'\ndefault_hook = dict(logger=dict(interval=5))\n")
+    (bench / 'parameter.py').write_text("_base_ = './mine.py'\nmodel = dict(backbone=dict(drop_path=0.1))\n")
+    spoil_data(bench, 'missing', lambda content, images: first_image(content, images).unlink())
+    spoil_data(bench, 'truncated', truncate)
+    spoil_data(bench, 'empty', lambda content, images: content.update(annotations=[]))
+    spoil_data(bench, 'garbled', garble)
+    checkpoint = trained[0] / 'epoch_1.pth'
+    content = compat.load_checkpoint(checkpoint)
+    state = content['state_dict']
+    torch.save({'state_dict': state}, bench / 'weights.pth')
+    prefix = 'backbone.'
+    torch.save({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, bench / 'bare.pth')
+    wide = {k: torch.cat([v, v]) if 'stages.3' in k else v for k, v in state.items() if k.startswith(prefix)}
+    torch.save(wide, bench / 'wide.pth')
+    (bench / 'cut.pth').write_bytes(checkpoint.read_bytes()[:-5000])
+    torch.save({**content, 'extra': Payload(bench / PLANTED)}, bench / 'payload.pth')
+    return bench
+
+
+def work_dir_of(name):
+    return 'work-' + name.replace(' ', '-')
+
+
+@pytest.fixture(scope='session')
+def outcomes(spoilt):
+    """All bad calls, two at a time, each as a future."""
+
+    def run(name):
+        tool, config, *rest = CASES[name][0]
+        options = [arg for arg in rest if '=' in arg]
+        others = [arg for arg in rest if '=' not in arg]
+        more = ['--cfg-options', *options] if options else []
+        return call(tool, config, *others, '--work-dir', work_dir_of(name), *more, cwd=spoilt)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(functools.partial(run, name)) for name in CASES}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_bad_input_is_one_sentence(name, outcomes, spoilt):
+    done = outcomes[name].result()
+    assert done.returncode == 2, done.stdout + done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(sentences) == 1, done.stderr
+    assert re.search(CASES[name][1], sentences[0]), sentences[0]
+    assert 'Traceback' not in done.stderr
+    assert not (spoilt / PLANTED).exists()
+    if 'while training' not in name:
+        assert not (spoilt / work_dir_of(name)).exists(), 'something was created'
+
+
+@pytest.mark.parametrize('name', INSIDE)
+def test_bad_input_is_refused_before_anything_is_created(name, spoilt, monkeypatch):
+    monkeypatch.chdir(spoilt)
+    fields, options, said = INSIDE[name]
+    fields = {'config': 'mine.py', 'work_dir': work_dir_of(name), **fields}
+    with pytest.raises(UserError, match=said):
+        run_training(RunOptions(cfg_options={'data_root': 'data', **options}, **fields))
+    assert not (spoilt / work_dir_of(name)).exists()
+    assert not (spoilt / PLANTED).exists()
+
+
+def test_testing_without_a_checkpoint(spoilt, monkeypatch):
+    monkeypatch.chdir(spoilt)
+    with pytest.raises(UserError, match='there is no checkpoint in none; train first'):
+        run_test(RunOptions(config='mine.py', work_dir='none', cfg_options={'data_root': 'data'}))
+
+
+def test_option_without_a_value():
+    assert parse_options(['a.b=[1,2]', 'c=x']) == {'a.b': [1, 2], 'c': 'x'}
+    with pytest.raises(UserError, match="'resume' is not KEY=VALUE"):
+        parse_options(['resume'])
+
+
+def test_the_payload_is_live(spoilt):
+    """Unpickled freely, the planted file does run: the refusals above refuse something."""
+    code = (
+        "import os; os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None); import torch; "
+        "torch.load('payload.pth', weights_only=False)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'}
+    subprocess.run([sys.executable, '-c', f'import mmengine; {code}'], cwd=spoilt, env=env, check=False)
+    assert (spoilt / PLANTED).is_dir()
+    (spoilt / PLANTED).rmdir()
+
+
+# ------------------------------------------------------------------------------------------------------------ rehearsal
+
+
+def test_rehearsal_of_a_wrapped_dataset_and_pretrained_weights(spoilt):
+    (spoilt / 'wrapped.py').write_text(
+        "_base_ = './mine.py'\n"
+        'inner = {{_base_.train_dataloader.dataset}}\n'
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3, dataset=inner))\n"
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=1000, val_interval=100)\n"
+        'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100))\n'
+        "optim_wrapper = dict(type='AmpOptimWrapper')\n"
+        'param_scheduler = []\n'
+    )
+    options = ['data_root=data', 'load_from=weights.pth', 'model.backbone.frozen_stages=1']
+    done = call('train.py', 'wrapped.py', '--work-dir', 'tried', '--rehearse', '--cfg-options', *options, cwd=spoilt)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((spoilt / 'tried' / 'rehearsal' / 'rehearse.json').read_text())
+    assert report['datasets'] == {'train': 3 * TRAIN_IMAGES, 'val': VAL_IMAGES}
+    assert report['total_batch'] == BATCH
+    assert report['steps'] == 1000
+    assert len(report['losses']) == 4
+    assert [w['target'] for w in report['weights']] == ['model.backbone', 'model']
+    assert all(w['keys_filled'] == w['keys'] for w in report['weights'])
+    parameters = report['parameters']
+    assert 0 < parameters['backbone']['frozen'] < parameters['backbone']['total']
+    assert parameters['all']['total'] - parameters['all']['frozen'] == sum(g['parameters'] for g in report['optimizer'])
+    assert {g['weight_decay'] for g in report['optimizer']} == {0.0, 0.05}
+    assert report['without_gradient'] == []
+    assert report['checkpoint']['resumable'] is True
+    assert any('mixed precision' in change for change in report['changed_for_the_rehearsal'])
+    assert not list((spoilt / 'tried').rglob('*.pth'))
+    assert 'rehearsal passed' in done.stdout
+
+
+def test_rehearsal_finds_a_crash(spoilt):
+    (spoilt / 'crash.py').write_text("_base_ = './mine.py'\nval_evaluator = dict(metric=['bbox', 'no_such_metric'])\n")
+    done = call('train.py', 'crash.py', '--rehearse', '--cfg-options', 'data_root=data', cwd=spoilt)
+    assert done.returncode not in (0, 2)
+    assert 'no_such_metric' in done.stderr
+    assert 'rehearsal passed' not in done.stdout
