@@ -11,7 +11,7 @@ Two steps, kept apart so that each can be checked alone:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -268,46 +268,43 @@ def _draw_sprites(
     bank = digit_split(split)
     count = int(rng.integers(style.count[0], style.count[1] + 1))
     for _ in range(20):  # a crowded canvas may need a fresh start
-        sprites: list[Sprite] = []
-        owner = np.zeros(shape, np.int32)
-        full: list[int] = []
+        layout = _Layout(np.zeros(shape, np.int32))
         for _ in range(count):
-            _place_one(rng, bank, shape, style, lightness, sprites, owner, full)
-        if len(sprites) >= style.count[0]:
-            return tuple(sprites)
+            samples = bank[rng.integers(10)]
+            sample = int(samples[rng.integers(len(samples))])
+            colour = _draw_colour(rng, lightness, style, layout.sprites)
+            stroke, shade = rng.uniform(*style.stroke), rng.uniform(-0.12, 0.12)
+            for _ in range(30):
+                pose = _draw_pose(rng, sample, shape, style)
+                if layout.add(Sprite(sample, colour, pose, None, stroke, shade), style.min_visible):
+                    break
+        if len(layout.sprites) >= style.count[0]:
+            return tuple(layout.sprites)
     raise ValueError(f'cannot place {style.count[0]} digits of {style.size} px on a canvas of {shape}')
 
 
-def _place_one(
-    rng: np.random.Generator,
-    bank: tuple[np.ndarray, ...],
-    shape: tuple[int, int],
-    style: SceneStyle,
-    lightness: float,
-    sprites: list[Sprite],
-    owner: np.ndarray,
-    full: list[int],
-) -> None:
-    """Add one more digit in front, if a place for it is found: updates ``sprites``, ``owner`` and ``full``."""
-    samples = bank[rng.integers(10)]
-    sample = int(samples[rng.integers(len(samples))])
-    colour = _draw_colour(rng, lightness, style, sprites)
-    stroke, shade = rng.uniform(*style.stroke), rng.uniform(-0.12, 0.12)
-    for _ in range(30):
-        pose = _draw_pose(rng, sample, shape, style)
-        sprite = Sprite(sample, colour, pose, None, stroke, shade)
+@dataclass
+class _Layout:
+    """The sprites placed so far, their instance map, and the pixels each would have if it were alone."""
+
+    owner: np.ndarray
+    sprites: list[Sprite] = field(default_factory=list)
+    full: list[int] = field(default_factory=list)
+
+    def add(self, sprite: Sprite, min_visible: float) -> bool:
+        """Put a sprite in front, if it and all others then stay visible enough."""
         alpha, (top, left) = sprite_alpha(sprite)
         inked = alpha > 0.5
-        total = np.count_nonzero(inked)
-        trial = owner.copy()
-        window, part = _clip(trial, inked, top, left)
-        window[part] = len(sprites) + 1
-        visible = np.bincount(trial.ravel(), minlength=len(sprites) + 2)[1:]
-        if (visible >= style.min_visible * np.array([*full, total])).all():
-            sprites.append(sprite)
-            full.append(total)
-            owner[:] = trial
-            return
+        full = [*self.full, np.count_nonzero(inked)]
+        owner = self.owner.copy()
+        window, part = _clip(owner, inked, top, left)
+        window[part] = len(full)
+        visible = np.bincount(owner.ravel(), minlength=len(full) + 1)[1:]
+        if (visible < min_visible * np.array(full)).any():
+            return False
+        self.owner, self.full = owner, full
+        self.sprites.append(sprite)
+        return True
 
 
 def _draw_pose(rng: np.random.Generator, sample: int, shape: tuple[int, int], style: SceneStyle) -> Pose:
