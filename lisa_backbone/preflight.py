@@ -19,7 +19,15 @@ from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pre
 from .config import leaf_datasets, nearest, walk_dicts
 from .errors import UserError
 
-__all__ = ['Preflight', 'build_model', 'check_data', 'check_work_dir', 'explain_build_error', 'preflight']
+__all__ = [
+    'Preflight',
+    'build_model',
+    'check_channels',
+    'check_data',
+    'check_work_dir',
+    'explain_build_error',
+    'preflight',
+]
 
 _IMAGE_PREPROCESSORS = ('DetDataPreprocessor', 'SegDataPreProcessor', 'ClsDataPreprocessor', 'ImgDataPreprocessor')
 
@@ -80,7 +88,7 @@ def preflight(
     check_work_dir(cfg.work_dir)
     _check_amp(cfg, mode)
     found = Preflight(build_model(cfg.model, cfg.get('data_preprocessor')))
-    _check_channels(found.model)
+    check_channels(found.model)
     if mode == 'train':
         found.fits = check_pretrained(found.model, min_fit)
         if cfg.get('load_from'):
@@ -153,8 +161,8 @@ def explain_build_error(error: Exception) -> str | None:
         name, scope, registry = unknown.groups()
         known = _registered(registry, scope)
         return (
-            f'config: type={name!r} is not among the {registry}s of {scope}, and no module in custom_imports registers it'
-            f'{nearest(name, known) or "; mend the name or the imports"}'
+            f'config: type={name!r} is not among the {registry}s of {scope}, and no module in custom_imports registers '
+            f'it{nearest(name, known) or "; mend the name or the imports"}'
         )
     extra = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if extra:
@@ -275,8 +283,15 @@ def _has_accelerator() -> bool:
     return get_device() not in ('cpu', 'mps')
 
 
-def _check_channels(model: nn.Module) -> None:
-    """Pass a small image of as many channels as the preprocessor has means through backbone and neck."""
+def check_channels(model: nn.Module) -> None:
+    """Pass a small image of as many channels as the preprocessor has means through backbone and neck.
+
+    Args:
+        model: Any model; without an image preprocessor or a backbone it is passed over.
+
+    Raises:
+        UserError: Channels do not match.
+    """
     preprocessor = getattr(model, 'data_preprocessor', None)
     names = {base.__name__ for base in type(preprocessor).__mro__}
     backbone = getattr(model, 'backbone', None)

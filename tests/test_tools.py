@@ -235,7 +235,7 @@ CASES = {
     ),
     'weights of another model tested': (
         ['test.py', 'mine.py', 'weights.pth', 'data_root=data', 'model.roi_head.bbox_head.num_classes=3'],
-        r'[1-9] keys have another shape, such as \S+fc_cls\.weight, \(11, 256\) in the file and \(4, 256\) in the model',
+        r'[1-9] keys have another shape, such as \S+fc_cls\.weight, \(11, 256\) in the file and \(4, 256\) in',
     ),
     'cut checkpoint resumed': (
         ['train.py', 'mine.py', 'data_root=data', '--resume', 'cut.pth'],
