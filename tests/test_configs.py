@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 
 from lisa_backbone.backbone import LiSA  # noqa: E402
 from lisa_backbone.config import RUNNER_KEYS, load_config, null_empty_pretrained  # noqa: E402
-from lisa_backbone.preflight import check_channels, build_model  # noqa: E402
+from lisa_backbone.preflight import build_model, check_channels  # noqa: E402
 
 ROOT = Path(__file__).parents[1] / 'configs'
 ARCHS = {'p': 'pico', 't': 'tiny', 's': 'small', 'b': 'base'}
