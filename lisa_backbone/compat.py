@@ -57,7 +57,6 @@ def apply() -> list[Patch]:
         One entry for each workaround, needed or not.
     """
     return [
-        _adafactor(),  # before anything imports mmengine.optim
         _weights_only(),
         _mmengine_loader(),
         _pkg_resources(),
@@ -234,37 +233,6 @@ def _mmengine_loader() -> Patch:
 
 
 # -------------------------------------------------------------------------------------------------- mmengine otherwise
-
-
-def _adafactor() -> Patch:
-    """Let mmengine be imported beside ``transformers``: torch has had an Adafactor of its own since 2.5.
-
-    mmengine registers the one of ``transformers`` under the same name and stops at its own import. Where that would
-    happen, ``transformers`` is hidden for the time of that import.
-    """
-    name = 'mmengine imports beside transformers'
-    thread = 'https://github.com/open-mmlab/mmengine/issues/1609'
-    if not _installed('mmengine') or not _installed('transformers'):
-        return Patch(name, False, False, thread, 'mmengine and transformers are not both installed')
-    if 'mmengine.optim' in sys.modules:
-        return Patch(name, False, False, thread, 'mmengine is imported already')
-    source = _source('mmengine', 'optim/optimizer/builder.py')
-    if (
-        not hasattr(torch.optim, 'Adafactor')
-        or 'from transformers import Adafactor' not in source
-        or 'force=True' in source
-    ):
-        return Patch(name, False, False, thread, 'this mmengine does not register a second Adafactor')
-    shown = sys.modules.get('transformers')
-    sys.modules['transformers'] = None  # makes `import transformers` raise ImportError, which mmengine expects
-    try:
-        importlib.import_module('mmengine.optim')
-    finally:
-        if shown is None:
-            del sys.modules['transformers']
-        else:
-            sys.modules['transformers'] = shown
-    return Patch(name, True, True, thread, "torch's Adafactor is the registered one")
 
 
 def _source(package: str, path: str) -> str:
