@@ -54,13 +54,15 @@ def demo(env: Environment, arguments: list) -> int:
         finished.unlink()
     begun = time.time()
     resume = ['--resume'] if interrupted else []
+    # A best checkpoint of an earlier run does not count; file systems keep time a little coarser than this clock.
+    since = 0 if interrupted else begun - 2
     status = run_tool(env, 'tools/train.py', DEMO_CONFIG, '--work-dir', work, *resume, *arguments)
     if status:
         return status
     trained = time.time() - begun
     last = Path((work / 'last_checkpoint').read_text().strip())
     best = sorted(work.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    weights = best[-1] if best and best[-1].stat().st_mtime >= begun else last
+    weights = best[-1] if best and best[-1].stat().st_mtime >= since else last
     pictures = work / 'pictures'
     status = run_tool(env, 'tools/test.py', DEMO_CONFIG, weights, '--work-dir', work, '--show-dir', pictures)
     if status:

@@ -140,7 +140,7 @@ def fetch_source(env: Environment, name: str, workshop: Path) -> None:
     """Download mmcv's source and unpack it, whole or not at all."""
     shutil.rmtree(workshop, ignore_errors=True)
     workshop.mkdir(parents=True)
-    options = ['--no-deps', '--no-build-isolation', '--no-binary', ':all:', '-q', '-d', workshop / 'sdist']
+    options = ['--no-deps', '--no-build-isolation', '--no-binary', ':all:', '-d', workshop / 'sdist']
     extra = {'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '0'}
     env.pip('download', *options, name, doing=f'downloading the source of {name}', extra=extra)
     with tarfile.open(str(next((workshop / 'sdist').glob('*.tar.gz')))) as archive:
@@ -157,7 +157,7 @@ def install_mmcv(env: Environment) -> None:
         cached = any(shelf_of(env, key).glob('*.whl'))
         wheel = build_mmcv(env, key, build)
         with env.step(f'{wheel.name.split("-cp")[0]}' + (f' from the wheel cache ({env.cache})' if cached else '')):
-            env.pip('install', '-q', '--no-deps', '--force-reinstall', wheel, doing='installing mmcv')
+            env.pip('install', '--no-deps', '--force-reinstall', wheel, doing='installing mmcv')
         try:
             env.ask('import torch, mmcv._ext; print("loads")', 'loading the ops of mmcv')
             return

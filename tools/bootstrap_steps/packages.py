@@ -62,7 +62,7 @@ def choose_torch(env: Environment) -> tuple[list, str]:
     # Metadata alone is fetched. pip's own choice depends on its configuration, so pip is asked.
     report = env.home / 'torch-report.json'
     pin = re.search(r'^torch==.*', (REQUIREMENTS / 'constraints.txt').read_text(), re.MULTILINE).group(0)
-    asked = ['install', '--dry-run', '--ignore-installed', '--no-deps', '--quiet', '--report', report, pin]
+    asked = ['install', '--dry-run', '--ignore-installed', '--no-deps', '--report', report, pin]
     env.pip(*asked, doing='looking for torch')
     found = json.loads(report.read_text())['install'][0]
     report.unlink()
@@ -82,31 +82,45 @@ def choose_torch(env: Environment) -> tuple[list, str]:
     return [], 'CUDA build' if is_cuda else 'CPU build'
 
 
+def other_torch_installed(env: Environment, words: str) -> bool:
+    """Tell whether a torch is there that is not what ``words`` of :func:`choose_torch` announce.
+
+    pip takes a CPU build and a CUDA build of one version for the same.
+    """
+    code = 'import importlib.util as u; print(u.find_spec("torch") and __import__("torch").version.cuda or "CPU")'
+    try:
+        cuda = env.ask(code, 'asking for the installed torch') != 'CPU'
+    except SetUpError:
+        return True  # it does not import
+    return bool(env.torch_index) or cuda != words.startswith('CUDA')
+
+
 def install_packages(env: Environment) -> None:
     """Install torch, then everything pinned in requirements/ save mmcv."""
     constraints = ['-c', REQUIREMENTS / 'constraints.txt']
     if not env.torch_index:
         constraints += ['-c', REQUIREMENTS / 'constraints-cuda.txt']
     with env.step('pip and build tools, some seconds'):
-        env.pip('install', '-q', '-r', REQUIREMENTS / 'build.txt', *constraints, doing='installing the build tools')
+        env.pip('install', '-r', REQUIREMENTS / 'build.txt', *constraints, doing='installing the build tools')
     index, words = choose_torch(env)
     size = 10.0 if words.startswith('CUDA') else 3.5
     check_disk(env.home, size, f'the environment with the {words.split(",")[0].split(" (")[0]} of torch')
     with env.step(f'torch, {words}, one to five minutes'):
-        env.pip('install', '-q', '--no-deps', 'torch', *index, *constraints, doing='installing torch')
+        anew = ['--force-reinstall'] if other_torch_installed(env, words) else []
+        env.pip('install', '--no-deps', *anew, 'torch', *index, *constraints, doing='installing torch')
     with env.step('the libraries beside it, about a minute'):
         lists = [part for name in ('runtime', 'dev') for part in ('-r', REQUIREMENTS / f'{name}.txt')]
-        env.pip('install', '-q', *lists, *constraints, doing='installing the libraries')
+        env.pip('install', *lists, *constraints, doing='installing the libraries')
     frameworks, vision = [], []
     for line in (REQUIREMENTS / f'{env.stack}.txt').read_text().splitlines():
         name = line.split('==')[0].strip()
         if name and not name.startswith('#') and name != STACKS[env.stack]:
             (vision if name == 'torchvision' else frameworks).append(line.strip())
     with env.step(f'the frameworks of the {env.stack} stack, about a minute'):
-        quiet = ['install', '-q', '--no-deps', '--no-build-isolation']
+        plainly = ['install', '--no-deps', '--no-build-isolation']
         # torchvision comes from where torch came from, so that its compiled part fits.
-        env.pip(*quiet, *vision, *index, doing='installing torchvision')
-        env.pip(*quiet, *frameworks, doing='installing the frameworks')
+        env.pip(*plainly, *anew, *vision, *index, doing='installing torchvision')
+        env.pip(*plainly, *frameworks, doing='installing the frameworks')
 
 
 def check_finished(env: Environment) -> None:
@@ -164,8 +178,7 @@ def set_up(env: Environment, repair: bool = False) -> None:
         install_packages(env)
         install_mmcv(env)
         with env.step('this package'):
-            quiet = ['install', '-q', '--no-deps', '--no-build-isolation', '-e', str(ROOT)]
-            env.pip(*quiet, doing='installing this package')
+            env.pip('install', '--no-deps', '--no-build-isolation', '-e', ROOT, doing='installing this package')
         check_finished(env)
         record = {'wanted': env.wanted(), 'python': platform.python_version(), 'notes': env.notes}
         half = env.stamp.with_suffix('.part')
