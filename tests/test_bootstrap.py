@@ -477,10 +477,14 @@ case "$*" in
   *tools/make_mini_data.py*) mkdir -p {root}/data/mini_coco/annotations
      touch {root}/data/mini_coco/annotations/instances_val2017.json;;
   *tools/train.py*) mkdir -p {work}
-     [ -e {root}/interrupt ] && echo {work}/iter_1.pth > {work}/last_checkpoint && exit 130
-     echo {work}/iter_9.pth > {work}/last_checkpoint; touch {work}/best_coco_bbox_mAP_iter_8.pth;;
-  *tools/test.py*) mkdir -p {work}/run {work}/pictures; touch {work}/pictures/1.png
-     echo '{{"coco/bbox_mAP": 0.5123, "coco/segm_mAP": 0.4, "time": 1}}' > {work}/run/run.json;;
+     echo {work}/iter_1.pth > {work}/last_checkpoint
+     [ -e {root}/interrupt ] && touch -d +5seconds {work}/last_checkpoint && exit 130
+     touch -d -5seconds {work}/last_checkpoint
+     echo '{{"train": {{"seconds": 61, "checkpoint": "best.pth", "finished": "'$(date +%Y-%m-%dT%H:%M:%S%z)'"}}}}' \\
+       > {work}/metrics.json;;
+  *tools/test.py*) mkdir -p {work}/pictures; touch {work}/pictures/1.png
+     sed -i 's/}}}}$/}}, "test": {{"metrics": {{"coco\\/bbox_mAP": 0.5123, "coco\\/segm_mAP": 0.4, "time": 1}}}}}}/' \\
+       {work}/metrics.json;;
   *ruff*check*) exit {lint};;
   *pytest*) echo '== 3 passed =='; exit {tests};;
 esac
@@ -502,18 +506,31 @@ def test_demo_makes_data_trains_tests_and_tells(tmp_path, monkeypatch, capfd):
     assert bootstrap.demo(env, []) == 130
     (tmp_path / 'interrupt').unlink()
     assert bootstrap.demo(env, []) == 0
-    told = capfd.readouterr().out
-    assert 'coco/bbox_mAP 0.512' in told
-    assert 'coco/segm_mAP 0.400' in told
-    assert f'1 pictures of its detections: {work}/pictures' in told
+    told = capfd.readouterr().out.splitlines()
+    assert told[-3:] == [
+        'trained in 61 s; weights: best.pth',
+        'coco/bbox_mAP 0.512  coco/segm_mAP 0.400',
+        f'1 pictures of its detections: {work}/pictures',
+    ]
     assert bootstrap.demo(env, []) == 0
-    made, first, resumed, tested, anew, _ = calls()
+    (tmp_path / 'interrupt').touch()
+    assert bootstrap.demo(env, []) == 130
+    (tmp_path / 'interrupt').unlink()
+    assert bootstrap.demo(env, ['--seed', '1']) == 0
     config = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
-    assert made.startswith('tools/make_mini_data.py coco')
-    assert first == f'tools/train.py {config} --work-dir {work}'
-    assert resumed == f'{first} --resume'  # the interrupted run goes on
-    assert tested.startswith(f'tools/test.py {config} {work}/best_coco_bbox_mAP_iter_8.pth')
-    assert anew == first  # the finished one is made again
+    train = f'tools/train.py {config} --work-dir {work}'
+    test = f'tools/test.py {config} best.pth --work-dir {work} --show-dir {work}/pictures'
+    assert calls() == [
+        'tools/make_mini_data.py coco',
+        train,
+        f'{train} --resume',  # the interrupted run goes on
+        test,
+        train,  # the finished one is made again
+        test,
+        train,
+        f'{train} --resume --seed 1',  # and interrupted it goes on too, though an older one was finished
+        test,
+    ]
 
 
 @pytest.mark.parametrize(('lint', 'tests', 'status'), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])

@@ -16,9 +16,10 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 
 from bootstrap_steps.environment import ROOT, STACKS, Environment, duration
@@ -41,49 +42,45 @@ def demo(env: Environment, arguments: list) -> int:
 
     A training that was interrupted is resumed; one that was finished is made again.
     """
-    data = ROOT / 'data' / 'mini_coco'
     work = ROOT / 'work_dirs' / Path(DEMO_CONFIG).stem
-    finished = work / 'demo_finished.json'
-    if not (data / 'annotations' / 'instances_val2017.json').is_file():
-        status = run_tool(env, 'tools/make_mini_data.py', 'coco', '--out', data)
+    if not (ROOT / 'data' / 'mini_coco' / 'annotations' / 'instances_val2017.json').is_file():
+        status = run_tool(env, 'tools/make_mini_data.py', 'coco')
         if status:
             return status
-    interrupted = (work / 'last_checkpoint').is_file() and not finished.is_file()
-    if finished.is_file():
-        print(f'training anew: {work} holds a finished run, which the new one replaces')
-        finished.unlink()
-    begun = time.time()
-    resume = ['--resume'] if interrupted else []
-    # A best checkpoint of an earlier run does not count; file systems keep time a little coarser than this clock.
-    since = 0 if interrupted else begun - 2
+    resume = ['--resume'] if is_interrupted(work) else []
     status = run_tool(env, 'tools/train.py', DEMO_CONFIG, '--work-dir', work, *resume, *arguments)
     if status:
         return status
-    trained = time.time() - begun
-    last = Path((work / 'last_checkpoint').read_text().strip())
-    best = sorted(work.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    weights = best[-1] if best and best[-1].stat().st_mtime >= since else last
+    trained = read_records(work)['train']
     pictures = work / 'pictures'
-    status = run_tool(env, 'tools/test.py', DEMO_CONFIG, weights, '--work-dir', work, '--show-dir', pictures)
+    shutil.rmtree(pictures, ignore_errors=True)  # those of an earlier run
+    command = ['tools/test.py', DEMO_CONFIG, trained['checkpoint'], '--work-dir', work, '--show-dir', pictures]
+    status = run_tool(env, *command)
     if status:
         return status
-    scores = read_scores(work)
-    finished.write_text(
-        json.dumps({'train_seconds': round(trained), 'weights': str(weights), **scores}, indent=1) + '\n'
-    )
-    drawn = sorted(pictures.rglob('*.png')) + sorted(pictures.rglob('*.jpg'))
-    print(f'\ntrained in {duration(trained)}; weights: {weights}')
-    print('  '.join(f'{name} {value:.3f}' for name, value in sorted(scores.items()) if name.endswith('_mAP')))
+    scores = read_records(work)['test']['metrics']
+    drawn = sorted(path for path in pictures.rglob('*') if path.suffix in ('.png', '.jpg'))
+    print(f'\ntrained in {duration(trained["seconds"])}; weights: {trained["checkpoint"]}')
+    print('  '.join(f'{name} {scores[name]:.3f}' for name in sorted(scores) if name.endswith('_mAP')))
     print(f'{len(drawn)} pictures of its detections: {drawn[0].parent if drawn else pictures}')
     return 0
 
 
-def read_scores(work: Path) -> dict:
-    """Return the metrics of the newest test in a work directory, as mmengine writes them beside its log."""
-    for path in sorted(work.glob('*/*.json'), key=lambda one: one.stat().st_mtime, reverse=True):
-        with contextlib.suppress(ValueError, AttributeError):
-            return {name: value for name, value in json.loads(path.read_text()).items() if 'mAP' in name}
+def read_records(work: Path) -> dict:
+    """Return what training and testing noted down in a work directory."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((work / 'metrics.json').read_text(encoding='utf-8'))
     return {}
+
+
+def is_interrupted(work: Path) -> bool:
+    """Tell whether a work directory holds a training that saved something and did not come to its end since."""
+    if not (work / 'last_checkpoint').is_file():
+        return False
+    with contextlib.suppress(KeyError, ValueError):
+        finished = datetime.strptime(read_records(work)['train']['finished'], '%Y-%m-%dT%H:%M:%S%z').timestamp()
+        return (work / 'last_checkpoint').stat().st_mtime > finished + 1  # it is noted down to the second
+    return True
 
 
 def test(env: Environment, arguments: list) -> int:
