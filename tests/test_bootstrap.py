@@ -458,6 +458,25 @@ time.sleep(2)
     assert waited > 1
 
 
+def test_interruption_ends_what_was_started(tmp_path):
+    """The compilers of a build must not go on after Ctrl-C."""
+    env = make_env(tmp_path)
+    executable(env.python, '#!/bin/sh\nsleep 60 &\necho $!\nwait\n')
+    started = []
+
+    def interrupt(line):
+        started.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        env.run([env.python], 'building', on_line=interrupt)
+    for _ in range(50):
+        if not Path(f'/proc/{started[0]}').exists() or 'Z' in Path(f'/proc/{started[0]}/stat').read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    pytest.fail('a child of the interrupted command is still running')
+
+
 def test_environment_of_commands_is_clean(tmp_path, monkeypatch):
     """A PYTHONPATH or a pip target of the user must not leak into what is installed."""
     for name in ('PYTHONPATH', 'PIP_TARGET', 'PIP_USER', 'PIP_CONSTRAINT'):

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -116,6 +117,7 @@ def parse(arguments: list) -> tuple[argparse.Namespace, list]:
 def main() -> int:
     """Run the command line under a Python that the project supports."""
     options, rest = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems end a job: like Ctrl-C
     try:
         python = find_python()
         if python != sys.executable:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -111,7 +112,7 @@ class Environment:
         kept.setdefault('PIP_RETRIES', '3')
         return kept
 
-    def run(self, command: list, doing: str, on_line=None, extra: dict | None = None, cwd: Path | None = None) -> str:
+    def run(self, command: list, doing: str, on_line=None, extra: dict | None = None) -> str:
         """Run a command inside, its output going to the log (and line by line to ``on_line``); return the output.
 
         Raises:
@@ -128,7 +129,8 @@ class Environment:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=variables,
-                cwd=str(cwd or ROOT),
+                cwd=str(ROOT),
+                start_new_session=True,  # so that an interruption ends its compilers too
             )
             try:
                 for raw in process.stdout:
@@ -138,7 +140,8 @@ class Environment:
                     if on_line:
                         on_line(line)
             except BaseException:
-                process.terminate()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
                 raise
             status = process.wait()
