@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -257,6 +258,23 @@ def _backbone() -> str:
     return 'LiSA pico gives four maps at strides 4 to 32'
 
 
+def _images() -> str:
+    """Write and read a picture through mmcv: exactly as PNG, nearly as JPEG, and with its channels in order."""
+    import mmcv
+    import numpy as np
+
+    ramp = np.arange(0, 240, 4, dtype=np.uint8)
+    picture = np.stack([np.tile(ramp, (40, 1)), np.full((40, 60), 30, np.uint8), np.full((40, 60), 200, np.uint8)], -1)
+    with tempfile.TemporaryDirectory() as folder:
+        mmcv.imwrite(picture, f'{folder}/a.png')
+        mmcv.imwrite(picture, f'{folder}/a.jpg')
+        exact = mmcv.imread(f'{folder}/a.png')
+        near = mmcv.imfrombytes(Path(folder, 'a.jpg').read_bytes(), channel_order='rgb')[..., ::-1]
+    if not np.array_equal(exact, picture) or np.abs(near.astype(int) - picture).max() > 16:
+        raise UserError('mmcv does not read back the picture that it wrote')
+    return 'mmcv reads back the PNG and the JPEG that it writes'
+
+
 def _one_stack() -> str:
     """Refuse an environment in which both stacks write to the same folders."""
     stack = installed_stack()
@@ -272,6 +290,7 @@ def _common() -> list[Finding]:
     return [
         _try('one stack', _one_stack, 'remove the environment folder and run `python3 tools/bootstrap.py setup`'),
         _try('mmengine', _imports('mmengine.runner')),
+        _try('images', _images),
         _try('backbone', _backbone),
     ]
 

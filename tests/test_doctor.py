@@ -87,6 +87,15 @@ BREAKS = {
         'roi_align gives [3.0, 5.0, 3.0, 5.0] instead of [2.5, 4.5, 2.5, 4.5]',
         'det',
     ),
+    'pictures wrong': (
+        """
+        import mmcv
+        right = mmcv.imread
+        mmcv.imread = lambda path: right(path)[..., ::-1]
+        """,
+        'images: mmcv does not read back the picture that it wrote',
+        'det',
+    ),
     'mmengine absent': (hide('mmengine'), 'mmengine: ModuleNotFoundError', 'det'),
     'two stacks': (
         """
