@@ -23,7 +23,16 @@ from .checkpoints import check_resumable
 from .config import walk_dicts
 from .errors import UserError
 from .preflight import Preflight, build_model, preflight
-from .runner import RunOptions, build_runner, explained, prepare, total_batch, versions, write_json
+from .runner import (
+    RunOptions,
+    build_runner,
+    explained,
+    prepare,
+    require_training,
+    total_batch,
+    versions,
+    write_json,
+)
 
 __all__ = ['FewOf', 'rehearse', 'shrink']
 
@@ -127,9 +136,7 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
     if not 0 < scale <= 1:
         raise UserError(f'--rehearse-scale {scale} is not between 0 and 1; give the factor to shrink images by')
     cfg = prepare(options)
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if cfg.get(key) is None:
-            raise UserError(f'config {options.config} has no {key}; there is no training to rehearse')
+    require_training(cfg)
     real = copy.deepcopy(cfg)
     cfg.work_dir = str(Path(cfg.work_dir) / 'rehearsal')
     changes = shrink(cfg, scale)

@@ -39,6 +39,7 @@ __all__ = [
     'parse_options',
     'prepare',
     'record',
+    'require_training',
     'run_test',
     'run_training',
     'total_batch',
@@ -108,6 +109,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         UserError: The input cannot be used; nothing was created, or, once training ran, what was saved is kept.
     """
     cfg = prepare(options)
+    require_training(cfg)
     resumed = _resolve_resume(cfg, options)
     if is_main(options.launcher):
         mode = 'resume' if resumed else 'train'
@@ -199,7 +201,7 @@ def prepare(options: RunOptions) -> Config:
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(options.config).stem)
     if options.seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': options.seed}
-    if options.amp:
+    if options.amp and cfg.get('optim_wrapper'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if options.auto_scale_lr:
@@ -211,6 +213,17 @@ def prepare(options: RunOptions) -> Config:
         cfg.auto_scale_lr.enable = True
     null_empty_pretrained(cfg)
     return cfg
+
+
+def require_training(cfg: Config) -> None:
+    """Stop if a config says nothing about training.
+
+    Raises:
+        UserError: A key that training needs is missing.
+    """
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise UserError(f'config {cfg.filename} has no {key}, so there is nothing to train; add it')
 
 
 def parse_options(pairs: list[str] | None) -> dict[str, Any]:

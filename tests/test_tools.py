@@ -56,22 +56,13 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def start(tool, *args, cwd):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''}
-    return subprocess.Popen(
-        [sys.executable, str(REPO / 'tools' / tool), *map(str, args)],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def command(tool, *args):
+    return [sys.executable, str(REPO / 'tools' / tool), *map(str, args)]
 
 
 def call(tool, *args, cwd):
-    process = start(tool, *args, cwd=cwd)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command(tool, *args), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
 def progress(work_dir):
@@ -144,15 +135,24 @@ def test_stopped_run_is_resumed(trained, bench):
     shutil.copytree(trained[0], work_dir)
     (work_dir / 'last_checkpoint').write_text(str(trained[0] / 'epoch_1.pth'))  # the folder was copied: by its name
     args = ('mine.py', '--work-dir', 'stopped', '--resume', '--cfg-options', 'data_root=data')
-    process = start('train.py', *args, 'train_cfg.max_epochs=500', cwd=bench)
-    deadline = time.monotonic() + 240
-    while not (work_dir / 'epoch_3.pth').exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert 'Traceback' not in err
-    assert 'resumed epoch: 1, iter: 2' in out + err
+    printed = bench / 'stopped.txt'  # a pipe that nobody reads meanwhile would fill up
+    with printed.open('w') as file:
+        process = subprocess.Popen(
+            command('train.py', *args, 'train_cfg.max_epochs=500'),
+            cwd=bench,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=file,
+            stderr=file,
+        )
+        deadline = time.monotonic() + 400  # once the fourth is there, the third is whole and recorded
+        while not (work_dir / 'epoch_4.pth').exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130, printed.read_text()
+    text = printed.read_text()
+    assert 'Traceback' not in text
+    assert 'stopped; what was saved so far is kept' in text
+    assert 'resumed epoch: 1, iter: 2' in text
     kept = (work_dir / 'last_checkpoint').read_text().strip()
     cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
     assert check_resumable(build_model(cfg.model), kept).share == 1
@@ -284,6 +284,7 @@ INSIDE = {
         {'model.backbone.out_indices': [1, 2, 3]},
         r'model\.neck takes feature maps of .* and model\.backbone gives \[64, 128, 192\]',
     ),
+    'nothing to train': ({}, {'train_cfg': None}, 'has no train_cfg, so there is nothing to train'),
     'work dir': ({'work_dir': 'mine.py/work'}, {}, r'work dir mine\.py/work cannot be made: .*mine\.py is a file'),
     'amp without a GPU': ({'amp': True}, {}, 'mixed precision, which mmengine offers on a GPU only'),
     'pretrained file': (
