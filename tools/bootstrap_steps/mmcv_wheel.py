@@ -114,7 +114,8 @@ def build_mmcv(env: Environment, key: str, build: dict) -> Path:
         extra = {**build, 'MAX_JOBS': many, 'CXX': compiler}
         if not shutil.which((sysconfig.get_config_var('CC') or 'cc').split()[0]):
             extra.setdefault('CC', os.environ.get('CC') or compiler)
-        with env.step(f'building {name} with {ops}, {many} at a time (about 20 core-minutes, once)'):
+        effort = 'one to two core-hours' if build['FORCE_CUDA'] == '1' else 'about 20 core-minutes'
+        with env.step(f'building {name} with {ops}, {many} at a time ({effort}, once)'):
             if not (workshop / 'source' / 'setup.py').is_file():
                 fetch_source(env, name, workshop)
             print(flush=True)
