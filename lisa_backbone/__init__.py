@@ -10,6 +10,6 @@ __version__ = '0.1.0'
 __all__ = ['__version__']
 
 if find_spec('mmengine') is not None and find_spec('lisa_backbone.backbone') is not None:
-    from .backbone import LiSA  # noqa: F401
+    from .backbone import LiSA
 
     __all__ += ['LiSA']

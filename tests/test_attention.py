@@ -71,10 +71,11 @@ def test_correlation_is_the_sum_over_offsets(grid, wrap):
 
 
 def lisa_by_definition(module, x, grid, wrap):
-    """K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i} and y_i = sum_j K_ij v_j / sum_j K_ij, one entry at a time."""
+    """K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i} with sum_o r^m_o = 1, and y_i = sum_j K_ij v_j / sum_j K_ij."""
     heads, patterns, d = module.num_heads, module.num_patterns, module.dim // module.num_heads
     q, k, v = module.query(x), module.key(x), module.value(x)
-    log_r = module.rpe(grid, wrap).flatten(1)
+    r = module.rpe(grid, wrap).flatten(1).exp()
+    r = r / r.sum(dim=1, keepdim=True)
     axes = [axis_offsets(n, wrap).tolist() for n in grid]
     column = {o: c for c, o in enumerate(itertools.product(*axes))}
     positions = list(itertools.product(*map(range, grid)))
@@ -89,7 +90,7 @@ def lisa_by_definition(module, x, grid, wrap):
             for m in range(patterns):
                 c = h * patterns + m
                 phi, psi = q[b, i, c].clamp(min=0) + module.eps, k[b, j, c].clamp(min=0) + module.eps
-                weight = weight + phi * psi * log_r[c, column[tuple(offset)]].exp()
+                weight = weight + phi * psi * r[c, column[tuple(offset)]]
             weights.append(weight)
         weights = torch.stack(weights)
         y[b, i, h * d : (h + 1) * d] = (weights / weights.sum()) @ v[b, :, h * d : (h + 1) * d]
@@ -111,6 +112,7 @@ def test_lisa_is_its_definition(grid, wrap):
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('operator', FFT_OPERATORS)
 def test_fast_forms_equal_dense_in_values_and_gradients(operator, grid, form, rpe):
+    torch.manual_seed(0)
     dense = spread_parameters(operator(12, 3, form='dense', wrap=form == 'circular', rpe=rpe).double())
     fast = operator(12, 3, form=form, rpe=rpe).double()
     fast.load_state_dict(dense.state_dict())
@@ -121,8 +123,8 @@ def test_fast_forms_equal_dense_in_values_and_gradients(operator, grid, form, rp
         y = module(x, grid)
         results.append((y, *torch.autograd.grad((y * weights).sum(), [x, *module.parameters()])))
     for value, expected in zip(*results, strict=True):
-        # Gradients that cancel to rounding (a shift of all logits, say) are compared on the scale of the output.
-        scale = expected.abs().max().clamp(min=1e-4 * results[1][1].abs().max())
+        # Gradients that are zero but for rounding (all of the kernel's, for a single token) are held to that of x.
+        scale = expected.abs().max().clamp(min=1e-2 * results[1][1].abs().max())
         assert (value - expected).abs().max() / scale < RELATIVE
 
 
@@ -246,7 +248,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.parametrize('name', ['LiSAttention', 'PatternCodeAttention'])
 def test_no_tensor_of_n_by_n_on_the_fast_path(name):
     """At N = 65,536 one N x N float32 tensor of one head takes 16 GiB; forward and backward must take far less."""
-    done = subprocess.run([sys.executable, '-c', MEMORY_SCRIPT.format(name=name)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', MEMORY_SCRIPT.format(name=name)], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 2048, f'peak memory grew by {done.stdout} MiB'
 
 

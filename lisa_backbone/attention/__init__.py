@@ -1,7 +1,7 @@
 """Attention operators: modules that map tokens on a 1-, 2- or 3-D grid to tokens on the same grid, torch only.
 
-Every operator is built as ``Operator(dim, num_heads, **options)`` and called as ``operator(x, grid)`` with ``x`` of shape
-(B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
+Every operator is built as ``Operator(dim, num_heads, **options)`` and called as ``operator(x, grid)`` with ``x`` of
+shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
 """
 
 from .lisa import LiSAttention

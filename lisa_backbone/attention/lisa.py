@@ -42,7 +42,8 @@ FEATURE_MAPS = {'relu': _relu, 'squared_relu': _squared_relu, 'elu': _elu, 'soft
 class LiSAttention(nn.Module):
     r"""Attention whose kernel is a sum of patterns, each a product of features weighted by a learned RPE.
 
-    With M non-negative features of query and key for each head, and M positive functions r^m of the offset:
+    With M non-negative features of query and key for each head, and M positive functions r^m of the offset that sum to
+    one (a softmax of the RPE over the offsets of the grid):
 
     .. math::
         K_{ij} = \sum_m \phi(q_i)_m \, \psi(k_j)_m \, r^m_{j-i}, \qquad y_i = \sum_j K_{ij} v_j \Big/ \sum_j K_{ij}
@@ -50,16 +51,17 @@ class LiSAttention(nn.Module):
     Since r depends on the offset alone, numerator and denominator are correlations on the grid, computed by FFT in
     O(N log N) for N tokens. The heads are concatenated and projected.
 
-    The product phi psi r may be scaled by any factor of the query, and psi and r by any factor of the head, without
-    changing y. All three are therefore scaled to at most 1 before the sums: nothing overflows, whatever the
-    input. FFT and division run in float32 inside autocast (float64 for float64 parameters).
+    That sum gives a narrow pattern the same say as a wide one, and keeps their balance when the grid grows. y does not
+    change when phi is scaled by a factor of the query, or psi by one of the head; both are therefore scaled to at most
+    1 before the sums, and nothing overflows, whatever the input. FFT and division run in float32 inside autocast
+    (float64 for float64 parameters).
 
     Args:
         dim: Number of channels C.
         num_heads: Number of heads; must divide ``dim``.
         num_patterns: Number M of patterns for each head.
-        form: ``'circular'`` (FFT on the grid, offsets wrapped: the fast path), ``'padded'`` (FFT with zero padding, equal
-            to ``'dense'``) or ``'dense'`` (builds the N x N kernel: the oracle).
+        form: ``'circular'`` (FFT on the grid, offsets wrapped: the fast path), ``'padded'`` (FFT with zero padding,
+            equal to ``'dense'``) or ``'dense'`` (builds the N x N kernel: the oracle).
         rpe: ``'continuous'``, ``'table'`` or ``'spectrum'``, or a dict with options; see
             :mod:`lisa_backbone.attention.rpe`.
         feature_map: ``'relu'``, ``'squared_relu'``, ``'elu'`` or ``'softmax'``, the functions phi and psi.
@@ -130,15 +132,15 @@ class LiSAttention(nn.Module):
             return kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
 
     def _features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Features phi of the queries and psi of the keys (B, L, heads * M) as (B, heads, M, L), scaled to at most 1."""
+        """Features phi and psi of queries and keys (B, L, heads * M), as (B, heads, M, L), scaled to at most 1."""
         q, k = (at_least_float32(z).transpose(1, 2).unflatten(1, (self.num_heads, -1)) for z in (q, k))
         phi, psi = FEATURE_MAPS[self.feature_map](q, k, self.eps)
         return phi / phi.detach().amax(dim=2, keepdim=True), psi / psi.detach().amax(dim=(2, 3), keepdim=True)
 
     def _rpes(self, grid: tuple[int, ...]) -> Tensor:
-        """RPEs r, (heads, M, *periods), scaled to at most 1 in each head."""
-        log_r = at_least_float32(self.rpe(grid, self.wrap)).unflatten(0, (self.num_heads, -1))
-        return (log_r - log_r.detach().flatten(1).amax(dim=1).view(-1, *[1] * (log_r.dim() - 1))).exp()
+        """RPEs r, (heads, M, *periods), each a distribution over the offsets."""
+        logits = at_least_float32(self.rpe(grid, self.wrap))
+        return logits.flatten(1).softmax(dim=1).view_as(logits).unflatten(0, (self.num_heads, -1))
 
     def _attend(self, phi: Tensor, psi: Tensor, value: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Weighted mean of the values (B, heads, d, L) over the tokens, of the same shape."""

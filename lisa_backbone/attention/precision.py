@@ -14,5 +14,5 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A region in which autocast is off on the device of ``x``; the meta device, which has no autocast, is left alone."""
+    """A region in which autocast is off on the device of ``x``; the meta device has no autocast and is left alone."""
     return nullcontext() if x.device.type == 'meta' else torch.autocast(x.device.type, enabled=False)

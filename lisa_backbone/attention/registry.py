@@ -44,15 +44,13 @@ def build_attention(cfg: dict | str, dim: int, num_heads: int) -> nn.Module:
     options = {'type': cfg} if isinstance(cfg, str) else dict(cfg)
     name = options.pop('type', None)
     if name not in ATTENTION:
-        raise UserError(
-            f'attention type {name!r} is unknown{_nearest(name, ATTENTION)}; registered are {", ".join(sorted(ATTENTION))}'
-        )
+        known = ', '.join(sorted(ATTENTION))
+        raise UserError(f'attention type {name!r} is unknown{_nearest(name, ATTENTION)}; registered are {known}')
     known = set(inspect.signature(ATTENTION[name]).parameters) - {'dim', 'num_heads'}
     for key in options:
         if key not in known:
-            raise UserError(
-                f'attention option {key!r} is unknown to {name}{_nearest(key, known)}; it takes {", ".join(sorted(known))}'
-            )
+            hint = f'{_nearest(key, known)}; it takes {", ".join(sorted(known))}'
+            raise UserError(f'attention option {key!r} is unknown to {name}{hint}')
     return ATTENTION[name](dim, num_heads, **options)
 
 
@@ -76,7 +74,9 @@ def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int) -> None:
     if not 1 <= len(grid) <= 3 or min(grid) < 1:
         raise UserError(f'grid={tuple(grid)} must hold 1, 2 or 3 positive sizes')
     if x.dim() != 3 or x.shape[1] != prod(grid) or x.shape[2] != dim:
-        raise UserError(f'tokens of shape {tuple(x.shape)} do not fit (B, {prod(grid)}, {dim}), as grid={tuple(grid)} asks')
+        raise UserError(
+            f'tokens of shape {tuple(x.shape)} do not fit (B, {prod(grid)}, {dim}), as grid={tuple(grid)} asks'
+        )
 
 
 def _nearest(name: object, known) -> str:

@@ -21,10 +21,10 @@ from .precision import at_least_float32
 class ContinuousRPE(nn.Module):
     """A small MLP of log-spaced offsets plus a learned power-law decay.
 
-    The value at offset o is MLP(l(o)) - slope * log(1 + |o|), with l(o) = sign(o) log(1 + |o|) on each of the three axes
-    and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It is
+    The value at offset o is MLP(l(o)) - slope * log(1 + |o|), with l(o) = sign(o) log(1 + |o|) on each of the three
+    axes and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It is
     defined at every offset, so a larger grid extends the function and a smaller one cuts it: nothing is stretched. The
-    temporal weights start at zero: an image model does not train them, and on a video grid they start out ignoring time.
+    temporal weights start at zero: an image model does not train them, and a video model starts out ignoring time.
 
     Args:
         num_rpes: Number of functions.
@@ -32,7 +32,9 @@ class ContinuousRPE(nn.Module):
         slopes: Initial decay exponents, repeated over the functions; ``None`` for no decay term.
     """
 
-    def __init__(self, num_rpes: int, hidden: int = 32, slopes: tuple[float, ...] | None = (0.0, 0.5, 1.0, 2.0)) -> None:
+    def __init__(
+        self, num_rpes: int, hidden: int = 32, slopes: tuple[float, ...] | None = (0.0, 0.5, 1.0, 2.0)
+    ) -> None:
         super().__init__()
         self.hidden, self.out = nn.Linear(3, hidden), nn.Linear(hidden, num_rpes)
         nn.init.zeros_(self.hidden.weight[:, 0])
@@ -58,7 +60,7 @@ class ContinuousRPE(nn.Module):
 
 
 class TableRPE(nn.Module):
-    """A learned table over the offsets of the last two axes, cut on small grids and extended by its border on large ones.
+    """A learned table over the offsets of the last two axes, cut on small grids and extended by its border on large.
 
     The relative position bias of Swin Transformer (Liu et al., 2021) with ``radius`` in place of the window size. An
     offset in time does not change the value.

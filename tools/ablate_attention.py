@@ -1,0 +1,40 @@
+"""Run the operator trial and print its table; see docs/operator.md.
+
+Examples:
+    python tools/ablate_attention.py run --seeds 0 1 2 --out results/operator_trial.csv
+    python tools/ablate_attention.py table --out results/operator_trial.csv --time-rounds 20
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lisa_backbone import ablation
+from lisa_backbone.errors import UserError, exit_with_sentence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('action', choices=('run', 'table'))
+    parser.add_argument('--out', type=Path, default=Path('results/operator_trial.csv'), help='CSV file, a row a run')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--variants', nargs='+', help='names of rows; all by default')
+    parser.add_argument('--steps', type=int, default=ablation.Trial.steps, help='training steps of a run')
+    parser.add_argument('--threads', type=int, default=1, help='processor threads')
+    parser.add_argument('--time-rounds', type=int, default=0, help='table: also time this many steps of each, in turns')
+    args = parser.parse_args()
+    if args.steps < 1 or args.threads < 1:
+        raise UserError('--steps and --threads must be positive')
+    torch.set_num_threads(args.threads)
+    trial = ablation.Trial(steps=args.steps)
+    if args.action == 'run':
+        ablation.run(args.out, args.seeds, args.variants, trial)
+    times = None
+    if args.time_rounds:
+        times = ablation.step_times([row['variant'] for row in ablation.read(args.out)], trial, args.time_rounds)
+    print(ablation.table(args.out, times))
+
+
+if __name__ == '__main__':
+    exit_with_sentence(main)
