@@ -59,9 +59,8 @@ class Block(nn.Module):
         attention: The attention operator.
         mlp_ratio: Hidden width of the feed-forward network over ``dim``.
         drop_path_rate: Stochastic depth of both branches.
-        layer_scale_init_value: Initial value of a learned scale of each branch (CaiT, Touvron et al., 2021); ``None`` or
-            0 for none. A small value keeps what a fresh operator
-            mixes from drowning the tokens.
+        layer_scale_init_value: Initial value of a learned scale of each branch (CaiT, Touvron et al., 2021); ``None``
+            or 0 for none. A small value keeps what a fresh operator mixes from drowning the tokens.
     """
 
     def __init__(

@@ -1,6 +1,9 @@
 """The MAC counter against formulas worked out by hand."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,3 +55,10 @@ def test_the_model_is_left_as_it_was():
     count_macs(model, (1, 3, 8, 8))
     assert model.training
     assert torch.equal(model[1].running_mean, torch.zeros(4))
+
+
+def test_the_readme_states_what_the_tool_prints():
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, 'tools/get_flops.py'], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('| arch |')
+    assert done.stdout in (root / 'README.md').read_text()

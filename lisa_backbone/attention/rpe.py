@@ -22,9 +22,9 @@ class ContinuousRPE(nn.Module):
     """A small MLP of log-spaced offsets plus a learned power-law decay.
 
     The value at offset o is MLP(l(o)) - slope * log(1 + |o|), with l(o) = sign(o) log(1 + |o|) on each of the three
-    axes and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It is
-    defined at every offset, so a larger grid extends the function and a smaller one cuts it: nothing is stretched. The
-    temporal weights start at zero: an image model does not train them, and a video model starts out ignoring time.
+    axes and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It
+    is defined at every offset, so a larger grid extends the function and a smaller one cuts it: nothing is stretched.
+    The temporal weights start at zero: an image model does not train them, and a video model starts out ignoring time.
 
     Args:
         num_rpes: Number of functions.
