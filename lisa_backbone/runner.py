@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ class RunOptions:
         resume: ``'auto'`` for the latest checkpoint of the work directory, or a checkpoint (training).
         amp: Train in mixed precision (training).
         auto_scale_lr: Scale the learning rate to the total batch (training).
-        show_dir: Folder for pictures of the predictions beside the ground truth (testing).
+        show_dir: Folder for pictures of the predictions beside the ground truth; after training, they are those of a
+            test of the best checkpoint, else the latest.
         check_images: Which images of COCO-format sets to decode beforehand: ``'sample'``, ``'all'`` or ``'none'``.
     """
 
@@ -142,6 +143,8 @@ def run_training(options: RunOptions) -> dict[str, Any]:
             f'trained {runner.iter} iterations in {seconds:.0f} s; last validation: '
             f'{_words(result["metrics"]) or "none"}{best_words}; checkpoint {checkpoint}'
         )
+    if options.show_dir:
+        run_test(replace(options, work_dir=runner.work_dir, resume=None), checkpoint)
     return result
 
 

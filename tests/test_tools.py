@@ -84,7 +84,8 @@ def bench(tmp_path_factory):
 @pytest.fixture(scope='session')
 def trained(bench):
     """A work directory after one epoch, with what was printed."""
-    done = call('train.py', 'mine.py', '--work-dir', 'work', '--cfg-options', 'data_root=data', cwd=bench)
+    args = ('--work-dir', 'work', '--show-dir', 'drawn-after-training', '--cfg-options', 'data_root=data')
+    done = call('train.py', 'mine.py', *args, cwd=bench)
     assert done.returncode == 0, done.stderr
     return bench / 'work', done.stdout + done.stderr
 
@@ -103,6 +104,13 @@ def test_training_says_what_it_did(trained):
     assert entry['seed'] == 0
     assert Path(entry['checkpoint']).is_file()
     assert entry['versions']['torch'] == torch.__version__
+
+
+def test_training_draws_with_its_best_checkpoint(trained, bench):
+    content = json.loads((trained[0] / 'metrics.json').read_text())
+    assert content['test']['checkpoint'] == content['train']['checkpoint']
+    originals = sorted((bench / 'data' / 'val2017').iterdir())
+    assert [p.stem for p in sorted((bench / 'drawn-after-training').glob('*.jpg'))] == [p.stem for p in originals]
 
 
 def test_testing_draws_predictions_beside_truth(trained, bench):

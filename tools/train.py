@@ -26,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch')
+    parser.add_argument('--show-dir', help='afterwards test the best checkpoint, and put pictures of it here')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='override keys of the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--seed', type=int, help='seed of everything random (default: the one of the config)')
@@ -58,6 +59,7 @@ def main() -> int:
         cfg_options=parse_options(args.cfg_options),
         launcher=args.launcher,
         seed=args.seed,
+        show_dir=args.show_dir,
         min_fit=args.min_fit,
         check_images=args.check_images,
         resume=args.resume,
