@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
 from .precision import at_least_float32, without_autocast
-from .registry import check_heads, check_tokens, register_attention
+from .registry import check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
 
@@ -96,10 +95,8 @@ class LiSAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(dim, num_heads)
-        if form not in FORMS:
-            raise UserError(f'form {form!r} is unknown; take one of {", ".join(FORMS)}')
-        if feature_map not in FEATURE_MAPS:
-            raise UserError(f'feature_map {feature_map!r} is unknown; take one of {", ".join(FEATURE_MAPS)}')
+        check_choice('form', form, FORMS)
+        check_choice('feature_map', feature_map, FEATURE_MAPS)
         self.dim, self.num_heads, self.num_patterns = dim, num_heads, num_patterns
         self.form, self.eps, self.feature_map = form, eps, feature_map
         self.wrap = wrap or form == 'circular'

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
 from .precision import at_least_float32, without_autocast
-from .registry import check_heads, check_tokens, register_attention
+from .registry import check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
 
@@ -60,8 +59,7 @@ class PatternCodeAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(dim, num_heads)
-        if form not in FORMS:
-            raise UserError(f'form {form!r} is unknown; take one of {", ".join(FORMS)}')
+        check_choice('form', form, FORMS)
         self.dim, self.num_heads, self.num_patterns = dim, num_heads, num_patterns
         self.form, self.wrap = form, wrap or form == 'circular'
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from math import prod
 
 from torch import Tensor, nn
@@ -65,6 +66,16 @@ def check_heads(dim: int, num_heads: int) -> int:
     return dim // num_heads
 
 
+def check_choice(option: str, value: str, known: Iterable[str]) -> None:
+    """Check that an option has one of its known values.
+
+    Raises:
+        UserError: It has not.
+    """
+    if value not in known:
+        raise UserError(f'{option} {value!r} is unknown; take one of {", ".join(known)}')
+
+
 def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int) -> None:
     """Check that ``x`` is (B, L, C) with C = ``dim`` and L the product of 1 to 3 grid sizes.
 
@@ -79,6 +90,6 @@ def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int) -> None:
         )
 
 
-def _nearest(name: object, known) -> str:
+def _nearest(name: object, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(str(name), list(known), n=1)
     return f' (did you mean {match[0]!r}?)' if match else ''

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from .correlation import axis_offsets
 from .precision import at_least_float32
+from .registry import check_choice
 
 
 class ContinuousRPE(nn.Module):
@@ -126,8 +126,7 @@ def build_rpe(cfg: str | dict, num_rpes: int) -> nn.Module:
     """
     options = {'type': cfg} if isinstance(cfg, str) else dict(cfg)
     name = options.pop('type', None)
-    if name not in RPES:
-        raise UserError(f'rpe {name!r} is unknown; take one of {", ".join(RPES)}')
+    check_choice('rpe', name, RPES)
     return RPES[name](num_rpes, **options)
 
 
