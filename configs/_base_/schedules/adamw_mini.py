@@ -2,7 +2,7 @@
 _base_ = './adamw_1x.py'
 
 max_epochs = 15
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)  # a validation takes half a minute
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
