@@ -9,6 +9,7 @@ with digits of the same size, on digits that no training canvas showed.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import statistics
@@ -27,7 +28,6 @@ from tqdm import tqdm
 
 from .attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention
 from .attention.correlation import correlate
-from .attention.rpe import RPES
 from .backbone import Block, ChannelNorm
 from .complexity import count_parameters
 from .data.digits import digit_labels, digit_split
@@ -52,19 +52,15 @@ class SignedLiSAttention(LiSAttention):
         return F.layer_norm(y.transpose(2, 3), y.shape[2:3]).transpose(2, 3)
 
 
-class ConstantRPE(nn.Module):
-    """All ones: LiSA becomes linear attention."""
+class LinearAttention(LiSAttention):
+    """LiSA without RPEs: every r is constant, and what is left is linear attention."""
 
-    def __init__(self, num_rpes: int) -> None:
-        super().__init__()
-        self.num_rpes = num_rpes
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        self.rpe = None
 
-    def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
-        """Zeros, the logarithm of the RPEs, (num_rpes, *periods)."""
-        return torch.zeros(self.num_rpes, *(n if wrap else 2 * n - 1 for n in grid))
-
-
-RPES['ones'] = ConstantRPE
+    def _rpes(self, grid: tuple[int, ...]) -> Tensor:
+        return torch.full((self.num_heads, self.num_patterns, *grid), 1 / math.prod(grid))
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ VARIANTS: dict[str, Variant] = {
     'LiSA (default)': Variant(LiSAttention),
     'LiSA without local conv': Variant(LiSAttention, dict(local_conv=False)),
     'LiSA padded': Variant(LiSAttention, dict(form='padded')),
-    'LiSA, RPEs all ones (linear attention)': Variant(LiSAttention, dict(rpe='ones')),
+    'LiSA, RPEs all ones (linear attention)': Variant(LinearAttention),
     'LiSA, RPEs a table of radius 7': Variant(LiSAttention, dict(rpe='table')),
     'LiSA, RPEs a truncated spectrum': Variant(LiSAttention, dict(rpe='spectrum')),
     'LiSA, RPEs without decay term': Variant(LiSAttention, dict(rpe=dict(type='continuous', slopes=None))),
