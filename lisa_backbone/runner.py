@@ -362,26 +362,41 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
         return str(cfg.load_from) if cfg.get('resume') else None
     path = wanted
     if wanted == 'auto':
-        path = find_latest_checkpoint(cfg.work_dir)
+        path = _latest_checkpoint(cfg.work_dir)
         if path is None:
             if is_main(options.launcher):
                 print(f'nothing to resume in {cfg.work_dir}: starting from the beginning', flush=True)
             cfg.resume = False
             return None
-        if not Path(path).is_file():
-            beside = Path(cfg.work_dir) / Path(path).name  # the work directory was moved
-            if not beside.is_file():
-                raise UserError(
-                    f'{cfg.work_dir}/last_checkpoint names {path}, which is gone; give a file with --resume FILE'
-                )
-            path = str(beside)
     cfg.resume, cfg.load_from = True, path
     return path
 
 
+def _latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint that ``last_checkpoint`` names, here or in a work directory that was moved.
+
+    mmengine writes that file in place, so that an interrupt can leave it empty: then it is the newest whole checkpoint.
+    """
+    named = find_latest_checkpoint(work_dir)
+    if named is None:
+        return None
+    folder = Path(work_dir)
+    for path in (Path(named), folder / Path(named).name):
+        if path.is_file():
+            return str(path)
+    saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    for path in sorted(saved, key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            compat.load_checkpoint(path)
+        except UserError:
+            continue
+        return str(path)
+    raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
+
+
 def _checkpoint_of(work_dir: str) -> str:
     best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-    latest = str(best[-1]) if best else find_latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
+    latest = str(best[-1]) if best else _latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
     if latest is None:
         raise UserError(f'there is no checkpoint in {work_dir}; train first, or name a checkpoint after the config')
     return latest

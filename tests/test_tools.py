@@ -27,7 +27,14 @@ from lisa_backbone.checkpoints import check_resumable  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.preflight import build_model  # noqa: E402
-from lisa_backbone.runner import RunOptions, parse_options, prepare, run_test, run_training  # noqa: E402
+from lisa_backbone.runner import (  # noqa: E402
+    RunOptions,
+    _latest_checkpoint,
+    parse_options,
+    prepare,
+    run_test,
+    run_training,
+)
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / 'configs' / 'det' / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
@@ -161,10 +168,22 @@ def test_stopped_run_is_resumed(trained, bench):
     assert 'Traceback' not in text
     assert 'stopped; what was saved so far is kept' in text
     assert 'resumed epoch: 1, iter: 2' in text
-    kept = (work_dir / 'last_checkpoint').read_text().strip()
+    kept = _latest_checkpoint(str(work_dir))  # last_checkpoint itself may have been cut short
     cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
     assert check_resumable(build_model(cfg.model), kept).share == 1
-    assert progress(work_dir) >= 6  # two steps an epoch: the count went on
+    assert compat.load_checkpoint(kept)['meta']['iter'] >= 6  # two steps an epoch: the count went on
+
+
+def test_an_emptied_last_checkpoint_falls_back_to_the_newest_whole_one(trained, tmp_path):
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained[0], work_dir)
+    (work_dir / 'last_checkpoint').write_text('')
+    whole = (work_dir / 'epoch_1.pth').read_bytes()
+    (work_dir / 'epoch_2.pth').write_bytes(whole[: len(whole) // 2])  # interrupted while it was written
+    assert _latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    (work_dir / 'epoch_1.pth').unlink()
+    with pytest.raises(UserError, match=r'last_checkpoint names .* gone; give a file with --resume FILE'):
+        _latest_checkpoint(str(work_dir))
 
 
 def test_nothing_to_resume_starts_anew_and_distributed_needs_every_parameter(bench):
