@@ -191,6 +191,7 @@ class _Recorder:
         self.wrong: dict[int, tuple[int, ...]] = {}
 
     def note(self, module: nn.Module, state: dict, prefix: str) -> None:
+        """Note which tensors of a module ``state`` fills, and which it holds in another shape."""
         own = chain(module._parameters.items(), module._buffers.items())
         for name, tensor in own:
             given = state.get(prefix + name) if tensor is not None else None
