@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .attention import build_attention
+from .attention.rpe import ContinuousRPE
 from .errors import UserError
 
 NORMS = ('LN', 'BN', 'SyncBN')
@@ -108,7 +109,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the map for the next stage and the output map, both (N, C, *grid)."""
-        x = self.embed(x)
+        x = _frame_by_frame(self.embed, x)
         grid = tuple(x.shape[2:])
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
@@ -125,10 +126,18 @@ class Stage(nn.Module):
 
 @MODELS.register_module()
 class LiSA(BaseModule):
-    """LiSA backbone: images (N, C, H, W) to feature maps at strides 4, 8, 16 and 32, for any H and W.
+    """LiSA backbone: images (N, C, H, W) or videos (N, C, T, H, W) to feature maps at strides 4, 8, 16 and 32.
 
-    The stem is two strided 3 x 3 convolutions, the later stages begin with one; sizes are rounded up. Blocks hold the
-    attention operator named by ``attention`` and a feed-forward network. There is no absolute position embedding.
+    The stem is two strided 3 x 3 convolutions, the later stages begin with one; sizes are rounded up, so that any is
+    taken. Blocks hold the attention operator named by ``attention`` and a feed-forward network. There is no absolute
+    position embedding.
+
+    A video is attended to jointly in space and time: the tokens of all frames form one grid (T, H, W). Convolutions see
+    one frame each, but for the first: with ``temporal_stride`` s it takes s frames at a time, so that the maps have
+    ceil(T / s) steps; the last frame is repeated where T is no multiple. Weights of an image model load into a model
+    with a temporal stride: each frame's share of the first convolution is the image's over s (Carreira and Zisserman,
+    "Quo Vadis, Action Recognition?", 2017). All other weights are the same, since an RPE of three axes starts without
+    weight on time. On a clip of identical frames every map then equals the image's.
 
     Args:
         arch: Name in :attr:`arch_zoo` (``'pico'``, ``'tiny'``, ``'small'``, ``'base'``) or a dict with the keys
@@ -139,13 +148,15 @@ class LiSA(BaseModule):
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         layer_scale_init_value: Initial layer scale of the residual branches; ``None`` for no layer scale.
         norm: Norm of the convolutional embeddings: ``'LN'``, ``'BN'`` or ``'SyncBN'``.
+        temporal_stride: Frames that the first convolution takes at a time; above 1, the model takes videos only.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages: no gradient, evaluation mode.
         with_cp: Recompute blocks in the backward pass to save memory.
         norm_eval: Keep batch norms in evaluation mode while training.
         init_cfg: Weights to start from, ``dict(type='Pretrained', checkpoint=..., prefix=...)``.
 
     Raises:
-        UserError: ``arch``, ``norm``, ``out_indices``, ``frozen_stages`` or ``attention`` cannot be used.
+        UserError: ``arch``, ``norm``, ``out_indices``, ``temporal_stride``, ``frozen_stages`` or ``attention`` cannot
+            be used.
 
     Examples:
         >>> import torch
@@ -154,6 +165,9 @@ class LiSA(BaseModule):
         >>> backbone = MODELS.build(dict(type='LiSA', arch='pico'))
         >>> [tuple(map_.shape) for map_ in backbone(torch.randn(1, 3, 65, 97))]
         [(1, 32, 17, 25), (1, 64, 9, 13), (1, 128, 5, 7), (1, 192, 3, 4)]
+        >>> video_backbone = MODELS.build(dict(type='LiSA', arch='pico', temporal_stride=2, out_indices=(3,)))
+        >>> [tuple(map_.shape) for map_ in video_backbone(torch.randn(1, 3, 8, 65, 97))]
+        [(1, 192, 4, 3, 4)]
     """
 
     arch_zoo: ClassVar[dict[str, dict]] = {
@@ -178,6 +192,7 @@ class LiSA(BaseModule):
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = 0.1,
         norm: str = 'LN',
+        temporal_stride: int = 1,
         frozen_stages: int = -1,
         with_cp: bool = False,
         norm_eval: bool = False,
@@ -189,6 +204,9 @@ class LiSA(BaseModule):
         self.in_channels, self.embed_dims = in_channels, dims
         self.out_indices = _check_stages(out_indices)
         self.norm_eval = norm_eval
+        if not isinstance(temporal_stride, int) or temporal_stride < 1:
+            raise UserError(f'temporal_stride={temporal_stride!r} must be a whole number of frames, at least 1')
+        self.temporal_stride = temporal_stride
         num_stages = max(self.out_indices) + 1
         if not -1 <= frozen_stages <= num_stages:
             raise UserError(f'frozen_stages={frozen_stages} is out of range; this model takes -1 to {num_stages}')
@@ -200,7 +218,7 @@ class LiSA(BaseModule):
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.stages = nn.ModuleList()
         for i in range(num_stages):
-            widths = (in_channels, dims[0] // 2, dims[0]) if i == 0 else (dims[i - 1], dims[i])
+            widths = (in_channels * temporal_stride, dims[0] // 2, dims[0]) if i == 0 else (dims[i - 1], dims[i])
             blocks = [
                 Block(
                     dims[i],
@@ -213,20 +231,29 @@ class LiSA(BaseModule):
             ]
             output_norm = nn.LayerNorm(dims[i]) if i in self.out_indices else None
             self.stages.append(Stage(_embed(widths, norm), blocks, output_norm, with_cp))
-        self.apply(_init_linear)
+        self.apply(_init_weights)
+        self.register_load_state_dict_pre_hook(_inflate_stem)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, C, H, W) to the maps of ``out_indices``.
+        """Map images (N, C, H, W) or videos (N, C, T, H, W) to the maps of ``out_indices``, of as many axes.
 
         Raises:
-            UserError: The images have another number of channels than ``in_channels``.
+            UserError: The input is neither, has another number of channels than ``in_channels``, or is an image where
+                ``temporal_stride`` is above 1.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if x.dim() not in (4, 5) or x.shape[1] != self.in_channels:
             raise UserError(
-                f'LiSA was built for images (N, {self.in_channels}, H, W) and got {tuple(x.shape)}; '
-                f'set in_channels or mend the data pipeline'
+                f'LiSA was built for images (N, {self.in_channels}, H, W) or videos (N, {self.in_channels}, T, H, W) '
+                f'and got {tuple(x.shape)}; set in_channels or mend the data pipeline'
             )
+        if self.temporal_stride > 1:
+            if x.dim() == 4:
+                raise UserError(
+                    f'LiSA with temporal_stride={self.temporal_stride} takes videos (N, C, T, H, W) and got '
+                    f'{tuple(x.shape)}; set temporal_stride=1 for images'
+                )
+            x = _stack_frames(x, self.temporal_stride)
         outs = {}
         for i, stage in enumerate(self.stages):
             x, outs[i] = stage(x)
@@ -249,6 +276,30 @@ class LiSA(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+def _frame_by_frame(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module of images to images (N, C, H, W) or to every frame of videos (N, C, T, H, W)."""
+    if x.dim() == 4:
+        return module(x)
+    frames = x.transpose(1, 2)
+    return module(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+def _stack_frames(x: Tensor, count: int) -> Tensor:
+    """Put each ``count`` frames of (N, C, T, H, W) into the channels: (N, C * count, ceil(T / count), H, W)."""
+    lacking = -x.shape[2] % count
+    if lacking:
+        x = torch.cat([x, x[:, :, -1:].expand(-1, -1, lacking, -1, -1)], dim=2)
+    return x.unflatten(2, (-1, count)).movedim(3, 2).flatten(1, 2)
+
+
+def _inflate_stem(model: LiSA, state: dict, prefix: str, *args) -> None:
+    """Spread the first convolution of an image model over the frames that the one of a video model takes."""
+    key = f'{prefix}stages.0.embed.0.weight'
+    weight = state.get(key)
+    if model.temporal_stride > 1 and isinstance(weight, Tensor) and weight.shape[1:2] == (model.in_channels,):
+        state[key] = weight.repeat_interleave(model.temporal_stride, dim=1) / model.temporal_stride
 
 
 def _embed(widths: Sequence[int], norm: str) -> nn.Sequential:
@@ -287,9 +338,11 @@ def _check_stages(out_indices: Sequence[int]) -> tuple[int, ...]:
     return indices
 
 
-def _init_linear(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     # Scaled to the width: the usual 0.02 all but silences layers as narrow as those of pico.
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, ContinuousRPE):  # visited after its linear layers
+        module.ignore_time()

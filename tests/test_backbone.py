@@ -12,7 +12,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from lisa_backbone.attention import ATTENTION
+from lisa_backbone.attention.rpe import RPES, ContinuousRPE
 from lisa_backbone.backbone import DropPath, LiSA
+from lisa_backbone.checkpoints import check_pretrained
 from lisa_backbone.complexity import count_macs, count_parameters
 from lisa_backbone.errors import UserError
 
@@ -29,6 +31,18 @@ def build(arch, seed=0, **options):
 
 def images(height, width, batch=1):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def clip(frames, height, width, batch=1):
+    return torch.randn(batch, 3, frames, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def give_weight_to_time(model):
+    """Have the RPEs depend on the temporal offset, as training does."""
+    for module in model.modules():
+        if isinstance(module, ContinuousRPE):
+            nn.init.normal_(module.hidden.weight[:, 0], std=0.5)
+    return model
 
 
 def strided(size):
@@ -145,6 +159,113 @@ def test_norm_eval_holds_the_statistics_of_batch_norms():
         assert model.stages[0].blocks.training
 
 
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize(('temporal_stride', 'frames'), [(1, 2), (2, 3)])
+def test_videos_of_any_size(arch, temporal_stride, frames):
+    model = give_weight_to_time(build(arch, temporal_stride=temporal_stride, layer_scale_init_value=1.0)).train()
+    maps = model(clip(frames, 33, 47))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (width, 2, *size) for width, size in zip(model.embed_dims, zip(strided(33), strided(47)), strict=True)
+    ]
+    assert all(m.is_contiguous() and m.isfinite().all() for m in maps)
+    sum(m.square().mean() * (i + 1) for i, m in enumerate(maps)).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def test_convolutions_see_one_frame_each():
+    """Without attention every frame of a video is the image model's."""
+    model = build(SMALL, attention='NoMixing').eval()
+    x = clip(3, 33, 31, batch=2)
+    for stage, maps in enumerate(zip(model(x), *(model(x[:, :, t]) for t in range(3)), strict=True)):
+        torch.testing.assert_close(maps[0], torch.stack(maps[1:], dim=2), msg=lambda m, s=stage: f'stage {s}: {m}')
+
+
+@pytest.mark.parametrize('frames', [4, 5])
+def test_stem_with_temporal_stride_is_a_strided_3d_convolution(frames):
+    model = build(SMALL, temporal_stride=2)
+    convolution = model.stages[0].embed[0]
+    x = clip(frames, 9, 8)
+    padded = x if frames % 2 == 0 else torch.cat([x, x[:, :, -1:]], dim=2)
+    expected = nn.functional.conv3d(
+        padded,
+        convolution.weight.unflatten(1, (3, 2)),
+        convolution.bias,
+        stride=(2, 2, 2),
+        padding=(0, 1, 1),
+    )
+    found = []
+    convolution.register_forward_hook(lambda module, given, out: found.append(out))
+    model(x)
+    torch.testing.assert_close(found[0].unflatten(0, (1, -1)).transpose(1, 2), expected)
+
+
+@pytest.mark.parametrize(('temporal_stride', 'frames'), [(1, 3), (2, 4), (2, 5), (3, 4)])
+@pytest.mark.parametrize(
+    'attention', [*ATTENTION, *(dict(type='LiSAttention', form='padded', rpe=rpe) for rpe in RPES)], ids=str
+)
+def test_inflated_model_treats_a_still_clip_as_the_image(attention, temporal_stride, frames):
+    image_model = build(SMALL, attention=attention, layer_scale_init_value=1.0).double().eval()
+    video_model = build(
+        SMALL, seed=1, attention=attention, layer_scale_init_value=1.0, temporal_stride=temporal_stride
+    ).double()
+    video_model.load_state_dict(image_model.state_dict())
+    image = images(33, 47).double()
+    expected = image_model(image)
+    still = image.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+    for map_, wanted in zip(video_model.eval()(still), expected, strict=True):
+        # Equal but for the order of sums, in float64.
+        torch.testing.assert_close(map_, wanted.unsqueeze(2).expand_as(map_), rtol=1e-9, atol=1e-9)
+
+
+def test_video_tokens_attend_to_other_frames():
+    model = give_weight_to_time(build(SMALL)).eval()
+    x = clip(4, 32, 32)
+    changed = x.clone()
+    changed[:, :, 3] += 1
+    before, after = model(x)[0], model(changed)[0]
+    assert (after - before)[:, :, 0].abs().max() > 1e-4
+
+
+def test_order_of_frames_matters_once_time_has_weight():
+    """The mean over time of the features tells a clip from its reverse, which no model of single frames does."""
+    x = clip(4, 32, 32)
+    fresh, trained = build(SMALL).eval(), give_weight_to_time(build(SMALL)).eval()
+    means = [[model(v)[3].mean(2) for v in (x, x.flip(2))] for model in (fresh, trained)]
+    torch.testing.assert_close(*means[0], rtol=1e-4, atol=1e-5)
+    assert (means[1][0] - means[1][1]).abs().max() > 1e-3
+
+
+def test_image_weights_load_into_a_video_model_through_init_cfg(tmp_path):
+    source = build(SMALL, seed=3)
+    file = tmp_path / 'classifier.pth'
+    torch.save({'state_dict': {f'backbone.{k}': v for k, v in source.state_dict().items()}}, file)
+    init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='backbone.')
+    model = build(SMALL, temporal_stride=2, init_cfg=init_cfg)
+    (report,) = check_pretrained(model)
+    assert (report.filled, report.share, report.wrong_shape) == (report.keys, 1.0, [])
+    ours, theirs = model.state_dict(), source.state_dict()
+    stem = 'stages.0.embed.0.weight'
+    for key in theirs:
+        if key != stem:
+            assert torch.equal(ours[key], theirs[key]), key
+    torch.testing.assert_close(ours[stem].unflatten(1, (3, 2)).sum(2), theirs[stem])
+    again = build(SMALL, temporal_stride=2)
+    again.load_state_dict(ours)  # a video model's own weights are taken as they are
+    assert torch.equal(again.state_dict()[stem], ours[stem])
+
+
+def test_checkpointed_video_equals_plain():
+    results = []
+    for with_cp in (False, True):
+        model = give_weight_to_time(build(SMALL, with_cp=with_cp, temporal_stride=2)).train()
+        maps = model(clip(4, 33, 31))
+        sum(m.square().sum() for m in maps).backward()
+        results.append([*maps, *(p.grad for p in model.parameters())])
+        torch.manual_seed(0)
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item() + 1e-8)
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('arch', ARCHS)
 def test_autocast_is_finite_and_near_full_precision(arch, dtype):
@@ -246,6 +367,7 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
         (dict(arch=SMALL, out_indices=()), 'out_indices'),
         (dict(arch=SMALL, frozen_stages=5), 'frozen_stages=5'),
         (dict(arch=SMALL, norm='GN'), "norm 'GN'"),
+        (dict(arch=SMALL, temporal_stride=0), 'temporal_stride=0'),
         (dict(arch=SMALL, attention=['NoMixing'] * 3), 'sequence of four'),
     ],
 )
@@ -255,5 +377,12 @@ def test_what_cannot_be_built_is_told(options, words):
 
 
 def test_wrong_channels_are_told():
-    with pytest.raises(UserError, match=r'\(N, 3, H, W\) and got \(1, 4, 32, 32\); set in_channels'):
+    with pytest.raises(UserError, match=r'\(N, 3, H, W\) or .* and got \(1, 4, 32, 32\); set in_channels'):
         build(SMALL)(torch.zeros(1, 4, 32, 32))
+    with pytest.raises(UserError, match=r'\(N, 3, T, H, W\) and got \(1, 8, 3, 32, 32\); set in_channels'):
+        build(SMALL)(torch.zeros(1, 8, 3, 32, 32))
+
+
+def test_images_are_refused_by_a_model_with_temporal_stride():
+    with pytest.raises(UserError, match=r'temporal_stride=2 takes videos .*set temporal_stride=1'):
+        build(SMALL, temporal_stride=2)(torch.zeros(1, 3, 32, 32))

@@ -37,10 +37,14 @@ class ContinuousRPE(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden, self.out = nn.Linear(3, hidden), nn.Linear(hidden, num_rpes)
-        nn.init.zeros_(self.hidden.weight[:, 0])
+        self.ignore_time()
         self.slope = None
         if slopes is not None:
             self.slope = nn.Parameter(torch.tensor(slopes).repeat(math.ceil(num_rpes / len(slopes)))[:num_rpes])
+
+    def ignore_time(self) -> None:
+        """Set the temporal weights to zero: the values no longer depend on an offset in time."""
+        nn.init.zeros_(self.hidden.weight[:, 0])
 
     def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
         """Values at the offsets of ``grid``, (num_rpes, *periods)."""
