@@ -1,0 +1,54 @@
+"""What the command lines of training and testing have in common. No framework is imported before they are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runner import RunOptions
+
+__all__ = ['add_run_arguments', 'run_options']
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every run of a config takes.
+
+    Args:
+        parser: The parser.
+    """
+    parser.add_argument('--work-dir', help='where to write (default: work_dirs/<name of the config>)')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='override keys of the config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--seed', type=int, help='seed of everything random (default: the one of the config)')
+    parser.add_argument(
+        '--min-fit', type=float, metavar='SHARE', help='least share (0 to 1) that weight files must fill'
+    )
+    parser.add_argument(
+        '--check-images',
+        choices=['sample', 'all', 'none'],
+        default='sample',
+        help='images and videos to decode beforehand (default: up to 512)',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Options of a run from a parsed command line.
+
+    Args:
+        args: What the parser returned; names that are no field of RunOptions are passed over.
+
+    Returns:
+        The options.
+
+    Raises:
+        UserError: A ``--cfg-options`` pair cannot be read.
+    """
+    from .runner import RunOptions, parse_options
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # older launchers give it as an argument
+    given = {f.name: getattr(args, f.name) for f in fields(RunOptions) if hasattr(args, f.name)}
+    return RunOptions(**{**given, 'cfg_options': parse_options(args.cfg_options)})
