@@ -7,7 +7,9 @@ mmengine accepts any key anywhere: ``--cfg-options optim_wraper.optimizer.lr=1``
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from .attention import ATTENTION
 from .errors import UserError
 
 __all__ = [
     'RUNNER_KEYS',
     'apply_options',
+    'config_digest',
     'leaf_datasets',
     'load_config',
     'nearest',
@@ -93,8 +97,9 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     """Merge overrides into a config, in place.
 
     An override must name a key of the config, or a parameter of the class that its dict builds. In a dict without
-    ``type`` a new key is taken unless it resembles one that is there. ``data_root``, which config files use only while
-    they are read, is replaced in every path that begins with it.
+    ``type`` a new key is taken unless it resembles one that is there. An attention operator that is given by its name
+    becomes a dict where an override gives its ``type``. ``data_root``, which config files use only while they are read,
+    is replaced in every path that begins with it.
 
     Args:
         cfg: The config.
@@ -108,11 +113,27 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         if key == 'data_root' and isinstance(cfg.get('data_root'), str):
             _replace_root(cfg, cfg.data_root, str(options.pop(key)))
     for key in options:
+        _open_attention(cfg, key)
+    for key in options:
         _check_option(cfg, key)
     try:
         cfg.merge_from_dict(options)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise UserError(f'--cfg-options {_join(options)} cannot be merged into the config: {error}') from error
+
+
+def config_digest(cfg: Config, options: dict[str, Any] | None = None) -> str:
+    """SHA-256 of all that a config says, bases included, and of overrides to it; not of where its file lies.
+
+    Args:
+        cfg: The config.
+        options: Overrides that are not applied to it yet.
+
+    Returns:
+        The hexadecimal digest.
+    """
+    content = json.dumps([cfg.to_dict(), options or {}], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def walk_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
@@ -198,6 +219,16 @@ def _replace_root(cfg: Config, old: str, new: str) -> None:
 
     for key in list(cfg.keys()):
         cfg[key] = swap(cfg[key])
+
+
+def _open_attention(cfg: Config, key: str) -> None:
+    """Put a dict in the place of an attention operator's name, if this override sets its type."""
+    *above, name, last = ['', *key.split('.')]
+    node: Any = cfg._cfg_dict
+    for part in above[1:]:
+        node = node.get(part) if isinstance(node, dict) else None
+    if last == 'type' and isinstance(node, dict) and node.get(name) in tuple(ATTENTION):
+        node[name] = {'type': node[name]}
 
 
 def _check_option(cfg: Config, key: str) -> None:

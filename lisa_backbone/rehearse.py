@@ -22,6 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from .checkpoints import check_resumable
 from .config import walk_dicts
 from .errors import UserError
+from .jobs import duration
 from .preflight import Preflight, build_model, preflight
 from .runner import (
     RunOptions,
@@ -37,6 +38,7 @@ from .runner import (
 __all__ = ['FewOf', 'rehearse', 'shrink']
 
 BATCH, STEPS, VAL_IMAGES = 2, 4, 4
+LEAST_SIDE = 64  # two pixels at stride 32, enough for the heads that pool
 _SIZE_KEYS = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 
 
@@ -218,13 +220,13 @@ def _for_cpu(cfg: Config) -> list[str]:
 
 
 def _scale_sizes(cfg: Config, scale: float) -> int:
-    """Multiply every size in the pipelines and preprocessors, and return how many."""
+    """Multiply every size in the pipelines and preprocessors, none below ``LEAST_SIDE``, and return how many."""
     count = 0
 
     def shrunk(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(shrunk(v) for v in value)
-        return max(round(value * scale), 16) if isinstance(value, int) and value >= 32 else value
+        return max(round(value * scale), min(value, LEAST_SIDE)) if isinstance(value, int) else value
 
     places = [cfg.get(f'{kind}_dataloader') or {} for kind in ('train', 'val')]
     places += [cfg.model.get('data_preprocessor') or {}, cfg.get('data_preprocessor') or {}]
@@ -359,7 +361,7 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
     lines.append(f'schedule    {report["steps"]} steps, total batch {batch}{scaled}')
     lines.append(
         f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} images, so '
-        f'{_duration(report["seconds_in_all"])} for all on this machine; peak memory {report["peak_memory_gib"]} GiB'
+        f'{duration(report["seconds_in_all"])} for all on this machine; peak memory {report["peak_memory_gib"]} GiB'
     )
     if report['without_gradient']:
         names = report['without_gradient']
@@ -371,13 +373,6 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
     if report['checkpoint']:
         lines.append(f'checkpoint  {report["checkpoint"]["megabytes"]} MB, read back and resumable, removed again')
     return [*lines, f'{report["seconds"]:.0f} s; all of this is in {path}']
-
-
-def _duration(seconds: float) -> str:
-    for limit, unit, size in ((120, 'seconds', 1), (7200, 'minutes', 60), (172800, 'hours', 3600)):
-        if seconds < limit:
-            return f'{seconds / size:.0f} {unit}'
-    return f'{seconds / 86400:.1f} days'
 
 
 def _say(title: str, lines: list[str]) -> None:

@@ -1,0 +1,313 @@
+"""Rehearsals of many configs, each in a process of its own, on small stand-ins for the data sets they name.
+
+A stand-in is a mini set in the real set's layout under the real set's file names, so that the config's own pipelines
+run on it; what it shows means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .config import config_digest, load_config
+from .errors import UserError
+from .jobs import Processes, duration, threads_each, work_through
+
+__all__ = [
+    'STAND_INS',
+    'Rehearsal',
+    'find_configs',
+    'make_stand_in',
+    'read_results',
+    'rehearse_all',
+    'sample',
+    'stand_in_of',
+    'table',
+]
+
+RESULTS_FILE = 'results.jsonl'
+TRAIN, VAL = 8, 4  # items of a stand-in: as many as a rehearsal looks at
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of one config.
+
+    Attributes:
+        config: The config, relative to the folder of all configs where it lies in it.
+        passed: Whether the rehearsal ended well.
+        seconds: Wall time of its process.
+        parameters: Parameters of the model; ``None`` if it did not pass, as for what follows.
+        peak_memory_gib: Peak memory: of the process, or of the GPU where one was used.
+        sentence: What went wrong; empty if it passed.
+        digest: Digest of the config.
+        version: Version of this package.
+        scale: Factor on the sizes of the images.
+        data: ``'stand-in'`` or ``'real'``.
+        finished: Date and time.
+    """
+
+    config: str
+    passed: bool
+    seconds: float
+    parameters: int | None
+    peak_memory_gib: float | None
+    sentence: str
+    digest: str
+    version: str
+    scale: float
+    data: str
+    finished: str
+
+    def same_job(self, other: Rehearsal) -> bool:
+        """Whether ``other`` rehearsed the same config in the same way."""
+        keys = ('config', 'digest', 'version', 'scale', 'data')
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+
+def find_configs(names: Sequence[str | Path], root: Path) -> list[Path]:
+    """The configs that are named, or all.
+
+    Args:
+        names: Config files and folders of them; none for all below ``root``.
+        root: Folder of all configs. What lies in a folder ``_base_`` is a part of a config and not one itself.
+
+    Returns:
+        The files, sorted, each once.
+
+    Raises:
+        UserError: A name is no file, or there is no config in a folder.
+    """
+    found: set[Path] = set()
+    for path in map(Path, names or [root]):
+        inside = {p for p in path.rglob('*.py') if '_base_' not in p.parts} if path.is_dir() else {path}
+        if not inside:
+            raise UserError(f'there is no config in {path}; name config files or a folder of them')
+        if not path.exists():
+            raise UserError(f'config {path} does not exist; name config files or folders of them')
+        found |= inside
+    return sorted(found)
+
+
+def sample(configs: Sequence[Path], count: int, offset: int) -> list[Path]:
+    """Part of the configs, spread over all of them; offsets that follow each other take every config in turn.
+
+    Args:
+        configs: All of them.
+        count: How many at most.
+        offset: Which part: ceil(len / count) offsets in a row cover all, each config once.
+
+    Returns:
+        The part.
+
+    Raises:
+        UserError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise UserError(f'--sample {count} is not positive; give the number of configs to rehearse')
+    parts = -(-len(configs) // count)
+    return list(configs[offset % parts :: parts])
+
+
+def rehearse_all(
+    configs: Sequence[Path],
+    root: Path,
+    train: Path,
+    out: Path,
+    *,
+    scale: float = 0.25,
+    real: bool = False,
+    again: bool = False,
+    jobs: int = 1,
+    limit: float = 1200,
+) -> list[Rehearsal]:
+    """Rehearse configs, and write each result to ``out`` as it comes.
+
+    What passed in the same way before, by the results in ``out``, is not rehearsed again.
+
+    Args:
+        configs: Config files.
+        root: Folder of all configs, for their names.
+        train: The training script.
+        out: Folder for the results, logs and stand-in data.
+        scale: Factor on the sizes of the images.
+        real: Use the data where the configs say they are, and no stand-ins.
+        again: Also rehearse what passed before.
+        jobs: Configs at a time.
+        limit: Seconds after which a rehearsal has failed.
+
+    Returns:
+        For each config its latest result.
+
+    Raises:
+        UserError: The options cannot be used.
+    """
+    if jobs < 1:
+        raise UserError(f'--jobs {jobs} is not positive; give the number of configs to rehearse at a time')
+    wanted = {path: _wanted(path, root, scale, real) for path in configs}
+    results = {}
+    before = [] if again else read_results(out / RESULTS_FILE)
+    for path, job in wanted.items():
+        passed = [result for result in before if result.passed and result.same_job(job)]
+        if passed:
+            results[path] = passed[-1]
+    todo = [path for path in configs if path not in results]
+    if results:
+        print(f'{len(results)} of {len(configs)} configs passed before and are passed over (--again rehearses them)')
+    roots = {path: None if real else stand_in_of(path) for path in todo}
+    for folder in sorted({folder for folder in roots.values() if folder}):
+        make_stand_in(folder, out / 'data')
+    processes = Processes(threads_each(jobs))
+
+    def do(path: Path) -> Rehearsal:
+        data_root = out / 'data' / roots[path] if roots[path] else None
+        return _rehearse(path, wanted[path], train, out, data_root, processes, limit)
+
+    with tqdm(total=len(todo), unit='config', desc='rehearsals', disable=not todo) as bar:
+
+        def done(path: Path, result: Rehearsal) -> None:
+            _append(out / RESULTS_FILE, result)
+            results[path] = result
+            verdict = 'passed' if result.passed else 'FAILED'
+            bar.write(f'{verdict} in {duration(result.seconds)}: {result.config}  {result.sentence}'.rstrip())
+            bar.update()
+
+        work_through(todo, do, done, processes, jobs)
+    return [results[path] for path in configs]
+
+
+def read_results(path: Path) -> list[Rehearsal]:
+    """The results in a file, the oldest first; a line that was cut short, as by a kill, is passed over."""
+    results, known = [], {field.name for field in fields(Rehearsal)}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(content, dict) and set(content) == known:
+            results.append(Rehearsal(**content))
+    return results
+
+
+def table(results: Sequence[Rehearsal]) -> str:
+    """The results as a Markdown table, and below it what went wrong and how many passed."""
+    lines = ['| config | rehearsal | seconds | parameters | peak memory |', '|---|---|---:|---:|---:|']
+    for result in results:
+        size = '' if result.parameters is None else f'{result.parameters / 1e6:.2f} M'
+        memory = '' if result.peak_memory_gib is None else f'{result.peak_memory_gib:.2f} GiB'
+        verdict = 'passed' if result.passed else 'FAILED'
+        lines.append(f'| {result.config} | {verdict} | {result.seconds:.0f} | {size} | {memory} |')
+    failed = [result for result in results if not result.passed]
+    lines += ['', *(f'{result.config}: {result.sentence}' for result in failed)]
+    return '\n'.join([*lines, f'{len(results) - len(failed)} of {len(results)} configs passed'])
+
+
+def _wanted(path: Path, root: Path, scale: float, real: bool) -> Rehearsal:
+    """The result to be reached, blank but for what tells it from others."""
+    try:
+        digest = config_digest(load_config(path))
+    except UserError:  # its rehearsal will say so
+        digest = ''
+    inside = path.resolve().is_relative_to(root.resolve())
+    name = str(path.resolve().relative_to(root.resolve())) if inside else str(path)
+    version, data = metadata.version('lisa-backbone'), 'real' if real else 'stand-in'
+    return Rehearsal(name, False, 0.0, None, None, '', digest, version, scale, data, '')
+
+
+def _rehearse(
+    path: Path,
+    wanted: Rehearsal,
+    train: Path,
+    out: Path,
+    data_root: Path | None,
+    processes: Processes,
+    limit: float,
+) -> Rehearsal:
+    work_dir = out / 'runs' / Path(wanted.config.lstrip('/')).with_suffix('')
+    log, report_file = work_dir / 'log.txt', work_dir / 'rehearsal' / 'rehearse.json'
+    for left in (log, report_file):
+        left.unlink(missing_ok=True)
+    command = [sys.executable, train, path, '--rehearse', '--rehearse-scale', wanted.scale, '--work-dir', work_dir]
+    if data_root:
+        command += ['--cfg-options', f'data_root={data_root}']
+    outcome = processes.run(list(map(str, command)), log, limit)
+    for checkpoint in report_file.parent.glob('*.pth'):  # of a rehearsal that failed half-way
+        checkpoint.unlink()
+    report = json.loads(report_file.read_text()) if outcome.status == 0 else {}
+    return Rehearsal(
+        **{
+            **asdict(wanted),
+            'passed': outcome.status == 0,
+            'seconds': round(outcome.seconds, 1),
+            'parameters': report['parameters']['all']['total'] if report else None,
+            'peak_memory_gib': report.get('peak_memory_gib'),
+            'sentence': outcome.sentence,
+            'finished': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        }
+    )
+
+
+def _append(path: Path, result: Rehearsal) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut_short = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b'\n')
+    with path.open('a') as file:
+        file.write('\n' * bool(cut_short) + json.dumps(asdict(result)) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# ----------------------------------------------------------------------------------------------------------- stand-ins
+
+
+def stand_in_of(path: Path) -> str | None:
+    """The stand-in of the data that a config names, as a folder below ``data/``; ``None`` if there is none for it."""
+    try:
+        data_root = str(load_config(path).get('data_root') or '')
+    except UserError:
+        return None
+    folder = data_root.rstrip('/').removeprefix('data/')
+    return folder if folder in STAND_INS else None
+
+
+def make_stand_in(folder: str, data: Path) -> Path:
+    """Make a stand-in, unless it is there already.
+
+    Args:
+        folder: Its name in :data:`STAND_INS`.
+        data: The folder in which to make it.
+
+    Returns:
+        Its root.
+    """
+    root = data / folder
+    try:
+        STAND_INS[folder](root, False)
+    except UserError:  # that of another version of its generator; what is no mini set is refused again
+        STAND_INS[folder](root, True)
+    return root
+
+
+def _coco(root: Path, overwrite: bool) -> None:
+    from .data.mini_coco import MiniCocoParams, make_mini_coco
+
+    make_mini_coco(root, MiniCocoParams(train=TRAIN, val=VAL, categories='coco'), overwrite=overwrite)
+
+
+def _mini_coco(root: Path, overwrite: bool) -> None:
+    from .data.mini_coco import MiniCocoParams, make_mini_coco
+
+    make_mini_coco(root, MiniCocoParams(train=TRAIN, val=VAL), overwrite=overwrite)
+
+
+STAND_INS: dict[str, Callable[[Path, bool], None]] = {
+    'coco': _coco,
+    'mini_coco': _mini_coco,
+}
