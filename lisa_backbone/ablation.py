@@ -8,9 +8,7 @@ with digits of the same size, on digits that no training canvas showed.
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import platform
 import statistics
 import time
@@ -32,6 +30,7 @@ from .backbone import Block, ChannelNorm
 from .complexity import count_parameters
 from .data.digits import digit_labels, digit_split
 from .errors import UserError
+from .rows import append_rows, read_rows
 
 
 class MaxScaledLiSAttention(LiSAttention):
@@ -297,7 +296,7 @@ def run(out: Path, seeds: Iterable[int], names: Sequence[str] | None = None, tri
         if name not in VARIANTS:
             raise UserError(f'variant {name!r} is unknown; take one of: {"; ".join(VARIANTS)}')
     settings = ' '.join(f'{key}={value}' for key, value in asdict(trial).items())
-    rows = read(out)
+    rows = read_rows(out)
     if any(row['settings'] != settings for row in rows):
         raise UserError(f'{out} holds runs of other settings ({rows[0]["settings"]}); name another file with --out')
     done = {(row['variant'], int(row['seed'])) for row in rows}
@@ -315,15 +314,7 @@ def run(out: Path, seeds: Iterable[int], names: Sequence[str] | None = None, tri
                 machine=f'{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}',
                 date=date.today().isoformat(),
             )
-            _append(out, row)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that :func:`run` wrote; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
+            append_rows(out, [row])
 
 
 def table(path: Path, times: dict[str, float] | None = None) -> str:
@@ -333,7 +324,7 @@ def table(path: Path, times: dict[str, float] | None = None) -> str:
         path: File that :func:`run` wrote.
         times: Result of :func:`step_times`, for a column of its own.
     """
-    rows = read(path)
+    rows = read_rows(path)
     if not rows:
         raise UserError(f'{path} holds no runs; make it with tools/ablate_attention.py run --out {path}')
     metrics = [key for key in rows[0] if '@' in key]
@@ -351,15 +342,3 @@ def table(path: Path, times: dict[str, float] | None = None) -> str:
 def _mean_and_deviation(values: list[float]) -> str:
     mean = f'{statistics.fmean(values):.3f}'
     return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
-
-
-def _append(path: Path, row: dict) -> None:
-    """Add a row by replacing the file, so that a kill leaves whole rows."""
-    rows = [*read(path), row]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from .config import config_digest, load_config
+from .data.mini import COMMANDS
+from .data.mini_sets import mini_set
 from .errors import UserError
 from .jobs import Processes, duration, threads_each, work_through
 
@@ -286,28 +289,26 @@ def make_stand_in(folder: str, data: Path) -> Path:
 
     Returns:
         Its root.
+
+    Raises:
+        UserError: Something else is in its place.
     """
-    root = data / folder
+    command, more = STAND_INS[folder]
+    kind, root = mini_set(command), data / folder
+    params = kind.params(train=TRAIN, val=VAL, **more)
     try:
-        STAND_INS[folder](root, False)
-    except UserError:  # that of another version of its generator; what is no mini set is refused again
-        STAND_INS[folder](root, True)
+        kind.make(root, params)
+    except UserError:  # that of another version of the generator; what is no mini set of this kind is refused again
+        kind.make(root, params, overwrite=True)
     return root
 
 
-def _coco(root: Path, overwrite: bool) -> None:
-    from .data.mini_coco import MiniCocoParams, make_mini_coco
-
-    make_mini_coco(root, MiniCocoParams(train=TRAIN, val=VAL, categories='coco'), overwrite=overwrite)
-
-
-def _mini_coco(root: Path, overwrite: bool) -> None:
-    from .data.mini_coco import MiniCocoParams, make_mini_coco
-
-    make_mini_coco(root, MiniCocoParams(train=TRAIN, val=VAL), overwrite=overwrite)
-
-
-STAND_INS: dict[str, Callable[[Path, bool], None]] = {
-    'coco': _coco,
-    'mini_coco': _mini_coco,
+# Folder below data/ to the kind of mini set that stands in for it, and its parameters.
+STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
+    'coco': ('coco', {'categories': 'coco'}),
+    'ade/ADEChallengeData2016': ('ade20k', {}),
+    'kinetics400': ('kinetics', {}),
+    'sthv2': ('ssv2', {}),
+    'imagenet': ('imagenet', {}),
+    **{f'mini_{command}': (command, {}) for command in COMMANDS},
 }

@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
+from .complexity import count_parameters
 from .config import load_config, null_empty_pretrained
 from .errors import UserError
 from .preflight import Preflight, check_data, explain_build_error, preflight
@@ -135,6 +137,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         best=None if info.get('best_score') is None else float(info['best_score']),
         iterations=runner.iter,
         resumed_from=resumed,
+        **_sizes(runner.model),
     )
     if runner.rank == 0:
         _save_record(runner.work_dir, 'train', result)
@@ -344,6 +347,15 @@ def write_json(path: str | Path, content: Any) -> None:
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
     os.replace(draft, path)
+
+
+def _sizes(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters of a model, and of its backbone if it has one."""
+    model = model.module if is_model_wrapper(model) else model
+    sizes = {'parameters': count_parameters(model)}
+    if isinstance(getattr(model, 'backbone', None), torch.nn.Module):
+        sizes['backbone_parameters'] = count_parameters(model.backbone)
+    return sizes
 
 
 def _save_record(work_dir: str, mode: str, result: dict) -> None:

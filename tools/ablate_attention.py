@@ -12,6 +12,7 @@ import torch
 
 from lisa_backbone import ablation
 from lisa_backbone.errors import UserError, exit_with_sentence
+from lisa_backbone.rows import read_rows
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         ablation.run(args.out, args.seeds, args.variants, trial)
     times = None
     if args.time_rounds:
-        times = ablation.step_times([row['variant'] for row in ablation.read(args.out)], trial, args.time_rounds)
+        times = ablation.step_times([row['variant'] for row in read_rows(args.out)], trial, args.time_rounds)
     print(ablation.table(args.out, times))
 
 
