@@ -1,7 +1,7 @@
 """LiSA: a log-linear, structure-aware attention backbone with downstream benchmarks.
 
-The operators in :mod:`lisa_backbone.attention` need torch alone. The backbone is registered in mmengine's root
-registry where mmengine is installed.
+The operators in :mod:`lisa_backbone.attention` need torch alone. The backbone and its neck for clips are registered in
+mmengine's root registry where mmengine is installed.
 """
 
 from importlib.util import find_spec
@@ -11,5 +11,7 @@ __all__ = ['__version__']
 
 if find_spec('mmengine') is not None and find_spec('lisa_backbone.backbone') is not None:
     from .backbone import LiSA
+    from .data import transforms as _transforms  # registers them
+    from .necks import LastMap
 
-    __all__ += ['LiSA']
+    __all__ += ['LiSA', 'LastMap']

@@ -1,0 +1,26 @@
+# The mini Something-Something that tools/make_mini_data.py makes: a digit at 64 x 64 that moves in one of ten ways, 16
+# frames, of which one of each of 8 segments is taken. Never flipped, since left and right are labels. Tested on one
+# view.
+_base_ = './sthv2_u16.py'
+
+data_root = 'data/mini_ssv2/'
+train_pipeline = [
+    dict(type='PyAVInit'),
+    dict(type='UniformSample', clip_len=8),
+    dict(type='PyAVDecode'),
+    dict(type='RandomResizedCrop', area_range=(0.7, 1.0)),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs'),
+]
+test_pipeline = [
+    dict(type='PyAVInit'),
+    dict(type='UniformSample', clip_len=8, test_mode=True),
+    dict(type='PyAVDecode'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),
+]
+train_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))
+test_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))

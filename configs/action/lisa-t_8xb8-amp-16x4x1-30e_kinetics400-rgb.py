@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/recognizer3d_lisa.py',
+    '../_base_/datasets/kinetics400_16x4x1.py',
+    '../_base_/schedules/adamw_amp_30e.py',
+    '../_base_/action_runtime.py',
+]
+
+model = dict(backbone=dict(temporal_stride=2))

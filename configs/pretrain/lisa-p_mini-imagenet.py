@@ -1,0 +1,11 @@
+# LiSA on single handwritten digits, minutes on two processor cores.
+_base_ = [
+    '../_base_/models/classifier_lisa.py',
+    '../_base_/datasets/mini_imagenet_64.py',
+    '../_base_/schedules/adamw_mini_epochs.py',
+    '../_base_/pretrain_runtime.py',
+]
+
+model = dict(backbone=dict(arch='pico', drop_path_rate=0.0), head=dict(in_channels=192, num_classes=10), train_cfg=None)
+train_cfg = dict(max_epochs=15, val_interval=15)
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))

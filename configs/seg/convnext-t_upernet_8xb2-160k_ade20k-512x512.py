@@ -1,0 +1,20 @@
+# ConvNeXt-T in the place of LiSA-T; weights, with the prefix of their keys:
+# https://download.openmmlab.com/mmclassification/v0/convnext/downstream/convnext-tiny_3rdparty_32xb128-noema_in1k_20220301-795e9634.pth
+_base_ = './lisa-t_upernet_8xb2-160k_ade20k-512x512.py'
+
+custom_imports = dict(imports=['lisa_backbone', 'mmpretrain.models'])
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.ConvNeXt',
+        arch='tiny',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.3,
+        layer_scale_init_value=1.0,
+        gap_before_final_norm=False,
+        init_cfg=dict(type='Pretrained', checkpoint=None, prefix='backbone.'),
+    ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
