@@ -155,7 +155,12 @@ def rehearse_all(
     """
     if jobs < 1:
         raise UserError(f'--jobs {jobs} is not positive; give the number of configs to rehearse at a time')
-    wanted = {path: _wanted(path, root, scale, real) for path in configs}
+    read = {path: _read(path) for path in tqdm(configs, desc='reading configs', unit='config', leave=False)}
+    version, data = metadata.version('lisa-backbone'), 'real' if real else 'stand-in'
+    wanted = {
+        path: Rehearsal(_name(path, root), False, 0.0, None, None, '', digest, version, scale, data, '')
+        for path, (digest, _) in read.items()
+    }
     results = {}
     before = [] if again else read_results(out / RESULTS_FILE)
     for path, job in wanted.items():
@@ -165,13 +170,13 @@ def rehearse_all(
     todo = [path for path in configs if path not in results]
     if results:
         print(f'{len(results)} of {len(configs)} configs passed before and are passed over (--again rehearses them)')
-    roots = {path: None if real else stand_in_of(path) for path in todo}
-    for folder in sorted({folder for folder in roots.values() if folder}):
+    folders = {path: None if real else stand_in_of(read[path][1]) for path in todo}
+    for folder in sorted({folder for folder in folders.values() if folder}):
         make_stand_in(folder, out / 'data')
     processes = Processes(threads_each(jobs))
 
     def do(path: Path) -> Rehearsal:
-        data_root = out / 'data' / roots[path] if roots[path] else None
+        data_root = out / 'data' / folders[path] if folders[path] else None
         return _rehearse(path, wanted[path], train, out, data_root, processes, limit)
 
     with tqdm(total=len(todo), unit='config', desc='rehearsals', disable=not todo) as bar:
@@ -213,16 +218,19 @@ def table(results: Sequence[Rehearsal]) -> str:
     return '\n'.join([*lines, f'{len(results) - len(failed)} of {len(results)} configs passed'])
 
 
-def _wanted(path: Path, root: Path, scale: float, real: bool) -> Rehearsal:
-    """The result to be reached, blank but for what tells it from others."""
+def _read(path: Path) -> tuple[str, str]:
+    """Digest and data root of a config; both empty if it cannot be read, as its rehearsal will say."""
     try:
-        digest = config_digest(load_config(path))
-    except UserError:  # its rehearsal will say so
-        digest = ''
-    inside = path.resolve().is_relative_to(root.resolve())
-    name = str(path.resolve().relative_to(root.resolve())) if inside else str(path)
-    version, data = metadata.version('lisa-backbone'), 'real' if real else 'stand-in'
-    return Rehearsal(name, False, 0.0, None, None, '', digest, version, scale, data, '')
+        cfg = load_config(path)
+    except UserError:
+        return '', ''
+    return config_digest(cfg), str(cfg.get('data_root') or '')
+
+
+def _name(path: Path, root: Path) -> str:
+    """Path of a config relative to the folder of all, if it lies in there."""
+    path, root = path.resolve(), root.resolve()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _rehearse(
@@ -270,12 +278,8 @@ def _append(path: Path, result: Rehearsal) -> None:
 # ----------------------------------------------------------------------------------------------------------- stand-ins
 
 
-def stand_in_of(path: Path) -> str | None:
-    """The stand-in of the data that a config names, as a folder below ``data/``; ``None`` if there is none for it."""
-    try:
-        data_root = str(load_config(path).get('data_root') or '')
-    except UserError:
-        return None
+def stand_in_of(data_root: str) -> str | None:
+    """The stand-in for a data root, as a folder below ``data/``; ``None`` if there is none for it."""
     folder = data_root.rstrip('/').removeprefix('data/')
     return folder if folder in STAND_INS else None
 

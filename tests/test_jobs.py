@@ -1,0 +1,118 @@
+"""Processes of their own: how they end, what is said of it, and that an interrupt leaves none behind."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lisa_backbone import jobs
+from lisa_backbone.jobs import Processes, duration, work_through
+
+
+def run(code, log, limit=None, threads=1):
+    return Processes(threads).run([sys.executable, '-c', code], log, limit)
+
+
+def ended(pid):
+    """Whether a process ends within seconds; killed but not yet reaped by whoever adopted it counts."""
+    for _ in range(50):
+        try:
+            state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == 'Z':
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_output_and_threads(tmp_path):
+    log = tmp_path / 'logs' / 'log.txt'
+    outcome = run('import os; print(os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])', log, threads=3)
+    assert (outcome.status, outcome.sentence) == (0, '')
+    assert log.read_text() == '3 3\n'
+    run('print(4)', log)
+    assert log.read_text() == '3 3\n4\n'
+
+
+@pytest.mark.parametrize(
+    ('code', 'status', 'sentence'),
+    [
+        ('import sys; print("error: no such file; mend it"); print("more"); sys.exit(2)', 2, 'no such file; mend it'),
+        ('raise ValueError("seven")', 1, 'ValueError: seven; see {log}'),
+        ('import sys; sys.exit(3)', 3, 'ended with status 3; see {log}'),
+        ('import os; os.kill(os.getpid(), 9)', -9, 'was killed by SIGKILL, as the system does where memory runs out'),
+    ],
+)
+def test_failure_is_told_in_a_sentence(tmp_path, code, status, sentence):
+    log = tmp_path / 'log.txt'
+    log.write_text('error: of an earlier process\n')
+    outcome = run(code, log)
+    assert outcome.status == status
+    assert outcome.sentence.startswith(sentence.format(log=log))
+
+
+def test_limit_ends_a_process_and_its_children(tmp_path):
+    log = tmp_path / 'log.txt'
+    code = 'import subprocess, time; print(subprocess.Popen(["sleep", "60"]).pid, flush=True); time.sleep(60)'
+    outcome = run(code, log, limit=1)
+    assert outcome.status != 0
+    assert 1 <= outcome.seconds < 10
+    assert outcome.sentence == f'took more than 1 seconds and was ended; see {log}'
+    assert ended(int(log.read_text().split()[0]))
+
+
+def test_process_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, 'GRACE', 0.2)
+    code = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'
+    assert run(code, tmp_path / 'log.txt', limit=1).status == -9
+
+
+def test_work_goes_several_at_a_time(tmp_path):
+    processes, met, results = Processes(1), threading.Barrier(2, timeout=10), []
+
+    def do(item):
+        met.wait()  # passes only if two are at work at a time
+        return item * 10
+
+    work_through([1, 2, 3, 4], do, lambda *pair: results.append(pair), processes, workers=2)
+    assert sorted(results) == [(1, 10), (2, 20), (3, 30), (4, 40)]
+
+
+def test_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path):
+    processes = Processes(1)
+    code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
+
+    def do(item):
+        return processes.run([sys.executable, '-c', code], tmp_path / f'{item}.txt')
+
+    def watch():
+        log = tmp_path / '0.txt'
+        if log.exists() and log.read_text():
+            raise KeyboardInterrupt
+
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        work_through([0, 1, 2], do, lambda *pair: None, processes, watch=watch)
+    assert time.perf_counter() - start < 20
+    assert ended(int((tmp_path / '0.txt').read_text().split()[0]))
+    assert not (tmp_path / '2.txt').exists()
+    with pytest.raises(KeyboardInterrupt):
+        do(3)
+
+
+def test_error_in_the_work_ends_the_rest(tmp_path):
+    def do(item):
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match='0'):
+        work_through([0, 1], do, lambda *pair: None, Processes(1))
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'words'), [(1, '1 seconds'), (150, '2 minutes'), (7300, '2 hours'), (200000, '2.3 days')]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
