@@ -29,7 +29,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
 from .complexity import count_parameters
-from .config import load_config, null_empty_pretrained
+from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
 from .preflight import Preflight, check_data, explain_build_error, preflight
 
@@ -71,6 +71,7 @@ class RunOptions:
         show_dir: Folder for pictures of the predictions beside the ground truth; after training, they are those of a
             test of the best checkpoint, else the latest.
         check_images: Which images of COCO-format sets to decode beforehand: ``'sample'``, ``'all'`` or ``'none'``.
+        tta: Average predictions over flips and scales, the config's ``tta_pipeline`` (test).
     """
 
     config: str
@@ -84,6 +85,7 @@ class RunOptions:
     auto_scale_lr: bool = False
     show_dir: str | None = None
     check_images: str = 'sample'
+    tta: bool = False
 
 
 class MetricsHook(Hook):
@@ -173,6 +175,8 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
         _show(cfg, options.show_dir)
     if is_main(options.launcher):
         _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
+    if options.tta:
+        _augment_test(cfg)
     start = time.perf_counter()
     with explained(cfg):
         runner = build_runner(cfg)
@@ -180,7 +184,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     seconds = time.perf_counter() - start
     result = record(cfg, checkpoint=checkpoint, metrics=metrics, seconds=seconds, seed=runner.seed)
     if runner.rank == 0:
-        _save_record(runner.work_dir, 'test', result)
+        _save_record(runner.work_dir, 'test_tta' if options.tta else 'test', result)
         runner.logger.info(f'tested {checkpoint} in {seconds:.0f} s: {_words(metrics) or "no metrics"}')
         if options.show_dir:
             runner.logger.info(f'pictures are in {options.show_dir}')
@@ -432,25 +436,35 @@ def _compare_batch(runner: Runner) -> None:
 
 
 def _show(cfg: Config, show_dir: str) -> None:
-    """Have the framework's visualization hook draw every image of the test into a folder."""
+    """Have every sample of the test drawn into a folder: by mmdet's hook for detections, else by our own."""
+    show_dir = os.path.abspath(show_dir)
+    if cfg.get('default_scope') != 'mmdet':
+        from . import pictures  # noqa: F401  registers it
+
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'PictureHook', 'out_dir': show_dir}]
+        return
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise UserError(
             '--show-dir: default_hooks of the config has no visualization hook; add the one of its framework'
         )
-    show_dir = os.path.abspath(show_dir)
-    scope = cfg.get('default_scope')
-    if scope == 'mmdet':
-        hook.update(draw=True, test_out_dir=show_dir)
-        if cfg.get('visualizer', {}).get('type') == 'DetLocalVisualizer':
-            from . import visualization  # noqa: F401  registers it
+    hook.update(draw=True, test_out_dir=show_dir)
+    if cfg.get('visualizer', {}).get('type') == 'DetLocalVisualizer':
+        from . import visualization  # noqa: F401  registers it
 
-            cfg.visualizer.type = 'UpscalingDetVisualizer'
-    elif scope == 'mmseg':
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = show_dir
-    else:  # mmpretrain and mmaction name it alike
-        hook.update(enable=True, interval=1, out_dir=show_dir)
+        cfg.visualizer.type = 'UpscalingDetVisualizer'
+
+
+def _augment_test(cfg: Config) -> None:
+    """Have the test average predictions over flips and scales, as the frameworks' own ``tools/test.py --tta`` does."""
+    for key in ('tta_model', 'tta_pipeline'):
+        if cfg.get(key) is None:
+            raise UserError(
+                f'--tta: config {cfg.filename} has no {key}; add one, as the configs in configs/seg have it'
+            )
+    for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ''):
+        dataset['pipeline'] = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, 'module': cfg.model}
 
 
 def _explain(error: Exception, cfg: Config) -> str | None:

@@ -12,6 +12,8 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmdet.visualization import DetLocalVisualizer
 
+from .pictures import magnification
+
 __all__ = ['UpscalingDetVisualizer']
 
 
@@ -35,7 +37,7 @@ class UpscalingDetVisualizer(DetLocalVisualizer):
         self, name: str, image: np.ndarray, data_sample: DetDataSample | None = None, *args: Any, **kwargs: Any
     ) -> None:
         """Draw a sample as ``DetLocalVisualizer`` does; ``image`` is (H, W, 3), RGB."""
-        factor = -(-self.min_side // min(image.shape[:2]))
+        factor = magnification(image.shape, self.min_side)
         if factor > 1:
             image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
             data_sample = _enlarged(data_sample, factor)

@@ -102,4 +102,4 @@ def test_leaf_datasets_of_wrappers():
 def test_pretrained_without_checkpoint_is_reported():
     cfg = load_config(MINI)
     assert null_empty_pretrained(cfg) == ['model.backbone']
-    assert cfg.model.backbone.init_cfg is None
+    assert 'init_cfg' not in cfg.model.backbone

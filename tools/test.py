@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='weights (default: the best of the work dir, else the latest)')
     parser.add_argument('--show-dir', help='folder for pictures of the predictions beside the ground truth')
+    parser.add_argument('--tta', action='store_true', help='average over flips and scales (the tta_pipeline)')
     add_run_arguments(parser)
     args = parser.parse_args()
 
