@@ -11,7 +11,7 @@ __all__ = ['__version__']
 
 if find_spec('mmengine') is not None and find_spec('lisa_backbone.backbone') is not None:
     from .backbone import LiSA
-    from .data import transforms as _transforms  # registers them
+    from .data.transforms import FetchFrames, OpenVideo
     from .necks import LastMap
 
-    __all__ += ['LiSA', 'LastMap']
+    __all__ += ['FetchFrames', 'LastMap', 'LiSA', 'OpenVideo']
