@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -284,13 +285,11 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, how, standing):
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path, root):
-    from lisa_backbone.data import mini_coco
-
     out = tmp_path / 'mini_coco'
     make_mini_coco(out, PARAMS)
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
-    out.rename(tmp_path / f'.mini_coco.{mini_coco.socket.gethostname()}-{gone.pid}.replaced')
+    out.rename(tmp_path / f'.mini_coco.{socket.gethostname()}-{gone.pid}.replaced')
     with pytest.raises(UserError, match='other parameters'):
         make_mini_coco(out, MiniCocoParams(seed=9, train=2, val=2, size=96))
     assert snapshot(out) == snapshot(root)

@@ -11,6 +11,7 @@ Two steps, kept apart so that each can be checked alone:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -27,7 +28,13 @@ __all__ = [
     'Scene',
     'SceneStyle',
     'Sprite',
+    'draw_distractor',
+    'draw_ground',
     'draw_scene',
+    'mark_cover',
+    'paint_ground',
+    'paint_marks',
+    'paint_texture',
     'render',
     'scene_rng',
     'sprite_alpha',
@@ -175,7 +182,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Distractor:
-    """An unlabelled mark behind the digits: a stroke with round ends; a blob is a short, wide one.
+    """An unlabelled mark: a stroke with round ends; a blob is a short, wide one.
 
     Attributes:
         points: The corners of its polyline, as (x, y).
@@ -197,6 +204,7 @@ class Scene:
         ground: What lies behind everything.
         sprites: The digits, from back to front.
         distractors: The marks between ground and digits.
+        overlays: The marks in front of the digits; what they cover belongs to no digit.
         noise: Standard deviation of the pixel noise, of 0..1.
         blur: Standard deviation of the blur, in pixels.
         seed: Seed of the pixel noise.
@@ -206,6 +214,7 @@ class Scene:
     ground: Ground
     sprites: tuple[Sprite, ...] = ()
     distractors: tuple[Distractor, ...] = ()
+    overlays: tuple[Distractor, ...] = ()
     noise: float = 0.0
     blur: float = 0.0
     seed: int = 0
@@ -225,7 +234,15 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def draw_scene(rng: np.random.Generator, shape: tuple[int, int], split: str, style: SceneStyle | None = None) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    split: str,
+    style: SceneStyle | None = None,
+    *,
+    labels: Sequence[int] = range(10),
+    lightness: float | None = None,
+) -> Scene:
     """Draw a still scene at random.
 
     Digits are placed from back to front; a digit that would leave itself or an earlier one less visible than
@@ -236,6 +253,8 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, int], split: str, sty
         shape: (height, width) of the canvas in pixels.
         split: Whose digits to use, 'train' or 'val'.
         style: What the scene looks like.
+        labels: The classes to draw digits of.
+        lightness: Mean lightness of the ground, of 0..1; drawn if None.
 
     Returns:
         The scene, at least ``style.count[0]`` digits in it.
@@ -244,17 +263,30 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, int], split: str, sty
         ValueError: If so many digits of such a size cannot be placed on the canvas.
     """
     style = style or SceneStyle()
-    lightness = rng.uniform(0.2, 0.8)
-    ground = _draw_ground(rng, lightness, style)
-    sprites = _draw_sprites(rng, shape, split, style, lightness)
+    lightness = rng.uniform(0.2, 0.8) if lightness is None else lightness
+    ground = draw_ground(rng, lightness, style)
+    sprites = _draw_sprites(rng, shape, split, style, lightness, labels)
     marks = rng.integers(style.distractors[0], style.distractors[1] + 1)
-    distractors = tuple(_draw_distractor(rng, shape, lightness, style) for _ in range(marks))
+    distractors = tuple(draw_distractor(rng, shape, lightness, style) for _ in range(marks))
     noise, blur, seed = rng.uniform(*style.noise), rng.uniform(*style.blur), int(rng.integers(2**31))
-    return Scene(shape, ground, sprites, distractors, noise, blur, seed)
+    return Scene(shape, ground, sprites, distractors, noise=noise, blur=blur, seed=seed)
 
 
-def _draw_ground(rng: np.random.Generator, lightness: float, style: SceneStyle) -> Ground:
-    kind = TEXTURES[rng.integers(len(TEXTURES))]
+def draw_ground(
+    rng: np.random.Generator, lightness: float, style: SceneStyle, kinds: Sequence[str] = TEXTURES
+) -> Ground:
+    """Draw a ground at random.
+
+    Args:
+        rng: Source of all randomness.
+        lightness: Its mean lightness, of 0..1.
+        style: What it looks like.
+        kinds: The textures to choose from.
+
+    Returns:
+        The ground.
+    """
+    kind = kinds[rng.integers(len(kinds))]
     half = rng.uniform(*style.texture) / 2
     hue, saturation = rng.uniform(), rng.uniform(0.05, 0.5)
     low = _colour(hue, saturation, lightness - half)
@@ -263,14 +295,19 @@ def _draw_ground(rng: np.random.Generator, lightness: float, style: SceneStyle) 
 
 
 def _draw_sprites(
-    rng: np.random.Generator, shape: tuple[int, int], split: str, style: SceneStyle, lightness: float
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    split: str,
+    style: SceneStyle,
+    lightness: float,
+    labels: Sequence[int],
 ) -> tuple[Sprite, ...]:
     bank = digit_split(split)
     count = int(rng.integers(style.count[0], style.count[1] + 1))
     for _ in range(20):  # a crowded canvas may need a fresh start
         layout = _Layout(np.zeros(shape, np.int32))
         for _ in range(count):
-            samples = bank[rng.integers(10)]
+            samples = bank[labels[rng.integers(len(labels))]]
             sample = int(samples[rng.integers(len(samples))])
             colour = _draw_colour(rng, lightness, style, layout.sprites)
             stroke, shade = rng.uniform(*style.stroke), rng.uniform(-0.12, 0.12)
@@ -332,9 +369,20 @@ def _uniform_inside(rng: np.random.Generator, length: int, half: float) -> float
     return rng.uniform(low, high) if low < high else (length - 1) / 2
 
 
-def _draw_distractor(
+def draw_distractor(
     rng: np.random.Generator, shape: tuple[int, int], lightness: float, style: SceneStyle
 ) -> Distractor:
+    """Draw an unlabelled mark at random.
+
+    Args:
+        rng: Source of all randomness.
+        shape: (height, width) of the canvas in pixels.
+        lightness: Mean lightness of the ground, of 0..1.
+        style: What the scene looks like.
+
+    Returns:
+        The mark.
+    """
     # fainter than any digit, though as colourful: shape is still what tells a digit
     contrast = rng.uniform(0.4, 0.9) * style.contrast[0]
     colour = _colour(rng.uniform(), rng.uniform(*style.colourfulness), lightness + rng.choice([-1, 1]) * contrast)
@@ -393,18 +441,20 @@ class Rendered:
     instances: np.ndarray
 
 
-def render(scene: Scene, time: float = 0.0, frame: int = 0) -> Rendered:
+def render(scene: Scene, time: float = 0.0, frame: int = 0, *, ground: np.ndarray | None = None) -> Rendered:
     """Compose a scene's sprites, from back to front, onto its ground.
 
     Args:
         scene: What to draw.
         time: When, of 0 to 1.
         frame: Number of the frame in a clip; pixel noise differs from frame to frame.
+        ground: What lies behind the digits, float array (H, W, 3) of 0..1, left as it is; :func:`paint_ground` of the
+            scene if None. The frames of a clip share one.
 
     Returns:
         The image and its instance map.
     """
-    canvas = _paint_ground(scene)
+    canvas = paint_ground(scene) if ground is None else ground.copy()
     owner = np.zeros(scene.shape, np.int32)
     for number, sprite in enumerate(scene.sprites, 1):
         alpha, (top, left) = sprite_alpha(sprite, time)
@@ -415,6 +465,9 @@ def render(scene: Scene, time: float = 0.0, frame: int = 0) -> Rendered:
         window += cover[..., None] * (paint - window)
         window, inked = _clip(owner, alpha > 0.5, top, left)
         window[inked] = number
+    canvas = paint_marks(canvas, scene.overlays)
+    for mark in scene.overlays:
+        owner[mark_cover(mark, scene.shape) > 0.5] = 0
     if scene.blur > 0.2:
         canvas = cv2.GaussianBlur(canvas, (0, 0), scene.blur)
     if scene.noise > 0:
@@ -463,13 +516,59 @@ def _clip(canvas: np.ndarray, alpha: np.ndarray, top: int, left: int, *more: np.
     return canvas[y0:y1, x0:x1], alpha[inner], *(array[inner] for array in more)
 
 
-def _paint_ground(scene: Scene) -> np.ndarray:
-    mix = texture(scene.ground.kind, scene.shape, scene.ground.seed)[..., None]
-    canvas = (1 - mix) * np.array(scene.ground.low, np.float32) + mix * np.array(scene.ground.high, np.float32)
-    for mark in scene.distractors:
-        cover = np.zeros(scene.shape, np.uint8)
-        fine = np.rint(np.array(mark.points) * 16).astype(np.int32)  # four fractional bits
-        cv2.polylines(cover, [fine], False, 255, mark.width, cv2.LINE_AA, 4)
-        share = (cover.astype(np.float32) / 255)[..., None]
-        canvas = canvas + share * (np.array(mark.colour, np.float32) - canvas)
+def paint_ground(scene: Scene) -> np.ndarray:
+    """A scene's ground and the marks behind its digits.
+
+    Args:
+        scene: The scene.
+
+    Returns:
+        float32 array (H, W, 3) of 0..1, RGB.
+    """
+    return paint_marks(paint_texture(scene.ground, scene.shape), scene.distractors)
+
+
+def paint_texture(ground: Ground, shape: tuple[int, int]) -> np.ndarray:
+    """A ground without anything on it.
+
+    Args:
+        ground: The ground.
+        shape: (height, width) of the canvas in pixels.
+
+    Returns:
+        float32 array (H, W, 3) of 0..1, RGB.
+    """
+    mix = texture(ground.kind, shape, ground.seed)[..., None]
+    return (1 - mix) * np.array(ground.low, np.float32) + mix * np.array(ground.high, np.float32)
+
+
+def paint_marks(canvas: np.ndarray, marks: Sequence[Distractor]) -> np.ndarray:
+    """A canvas with marks on it.
+
+    Args:
+        canvas: float32 array (H, W, 3) of 0..1, left as it is.
+        marks: The marks, from back to front.
+
+    Returns:
+        Array of the same shape.
+    """
+    for mark in marks:
+        cover = mark_cover(mark, canvas.shape[:2])[..., None]
+        canvas = canvas + cover * (np.array(mark.colour, np.float32) - canvas)
     return canvas
+
+
+def mark_cover(mark: Distractor, shape: tuple[int, int]) -> np.ndarray:
+    """How much a mark covers each pixel.
+
+    Args:
+        mark: The mark.
+        shape: (height, width) of the canvas in pixels.
+
+    Returns:
+        float32 array (H, W) of 0..1.
+    """
+    cover = np.zeros(shape, np.uint8)
+    fine = np.rint(np.array(mark.points) * 16).astype(np.int32)  # four fractional bits
+    cv2.polylines(cover, [fine], False, 255, mark.width, cv2.LINE_AA, 4)
+    return cover.astype(np.float32) / 255
