@@ -3,20 +3,20 @@
 _base_ = './kinetics400_8x8x1.py'
 
 data_root = 'data/mini_kinetics/'
-metainfo = dict(classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'))
+metainfo = dict(classes=('eight', 'five', 'four', 'nine', 'one', 'seven', 'six', 'three', 'two', 'zero'))  # as sorted
 train_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=1),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0)),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
 test_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=1, test_mode=True),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),

@@ -2,18 +2,18 @@
 _base_ = './mini_ssv2_u8.py'
 
 train_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=1),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0)),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCHW'),
     dict(type='PackActionInputs'),
 ]
 test_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=1, test_mode=True),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),

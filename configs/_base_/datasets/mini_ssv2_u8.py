@@ -4,23 +4,40 @@
 _base_ = './sthv2_u16.py'
 
 data_root = 'data/mini_ssv2/'
+metainfo = dict(
+    classes=(
+        'Moving something from right to left',
+        'Moving something from left to right',
+        'Moving something up',
+        'Moving something down',
+        'Moving something towards the camera',
+        'Moving something away from the camera',
+        'Turning something clockwise',
+        'Turning something counter-clockwise',
+        'Making something appear',
+        'Making something vanish',
+    )
+)
 train_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=8),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='RandomResizedCrop', area_range=(0.7, 1.0)),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
 test_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=8, test_mode=True),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),
 ]
-train_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, pipeline=train_pipeline))
-val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))
-test_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))
+train_set = dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline)
+val_set = dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
+train_dataloader = dict(num_workers=1, dataset=train_set)
+val_dataloader = dict(num_workers=1, dataset=val_set)
+test_dataloader = dict(batch_size=8, num_workers=1, dataset=val_set)
+del train_set, val_set

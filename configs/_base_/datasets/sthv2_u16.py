@@ -4,9 +4,9 @@ _base_ = './videos.py'
 
 data_root = 'data/sthv2/'
 train_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=16),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(-1, 256)),
     dict(type='RandomResizedCrop'),
     dict(type='Resize', scale=(224, 224), keep_ratio=False),
@@ -14,18 +14,18 @@ train_pipeline = [
     dict(type='PackActionInputs'),
 ]
 val_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=16, test_mode=True),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(-1, 256)),
     dict(type='CenterCrop', crop_size=224),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),
 ]
 test_pipeline = [
-    dict(type='PyAVInit'),
+    dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=16, test_mode=True),
-    dict(type='PyAVDecode'),
+    dict(type='FetchFrames'),
     dict(type='Resize', scale=(-1, 224)),
     dict(type='ThreeCrop', crop_size=224),
     dict(type='FormatShape', input_format='NCTHW'),
