@@ -57,7 +57,7 @@ class MiniAde20kParams(MiniParams):
         default_factory=lambda: SceneStyle(
             count=(2, 5),
             size=(36.0, 80.0),
-            stroke=(0.02, 0.045),
+            stroke=(0.01, 0.03),
             contrast=(0.35, 0.6),
             texture=(0.16, 0.32),
             distractors=(1, 4),

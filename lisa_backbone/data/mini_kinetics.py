@@ -102,7 +102,7 @@ def _write(root: Path, params: MiniKineticsParams, done: Callable[[], object]) -
             done()
         with (root / 'annotations' / f'{_ANNOTATIONS[split]}.csv').open('w', newline='') as file:
             csv.writer(file, lineterminator='\n').writerows([_HEADER, *rows])
-    prepare_kinetics(root)
+    prepare_kinetics(root, check='none', show=False)  # the videos are read for the fingerprint
 
 
 def _youtube_id(seed: int, split: str, number: int) -> str:

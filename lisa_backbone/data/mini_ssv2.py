@@ -11,6 +11,7 @@ first frame of what is to move right would have to lie further left.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .digits import DIGIT_NAMES, SPLITS
+from .digits import DIGIT_NAMES, SPLITS, glyph
 from .mini import MiniSet, MiniVideoParams, balanced_label, fingerprint
 from .prepare import prepare_ssv2
-from .scenes import Scene, SceneStyle, draw_scene, paint_ground, render, scene_rng
+from .scenes import Scene, SceneStyle, Sprite, draw_scene, paint_ground, render, scene_rng
 from .video import encode_clip
 
 __all__ = ['ACTIONS', 'MINI_SSV2', 'Action', 'ActionClip', 'MiniSsv2Params', 'draw_action', 'make_mini_ssv2']
@@ -83,6 +84,7 @@ class MiniSsv2Params(MiniVideoParams):
             stroke=(0.01, 0.03),
             contrast=(0.4, 0.6),
             noise=(0.005, 0.015),
+            distractors=(0, 2),
             min_visible=0.0,
         )
     )
@@ -136,8 +138,9 @@ class ActionClip:
         for sprite, (x, y, size, angle, opacity) in zip(self.scene.sprites, self.values_at(time), strict=True):
             tall = least * (largest / least) ** size
             pose = replace(sprite.pose, size=tall, angle=360 * angle, opacity=opacity)
-            for row in _repeats(y * height, height, tall):
-                for column in _repeats(x * width, width, tall):
+            reach = _reach(sprite, tall)
+            for row in _repeats(y * height, height, reach):
+                for column in _repeats(x * width, width, reach):
                     sprites.append(replace(sprite, pose=replace(pose, x=column, y=row)))
         return replace(self.scene, sprites=tuple(sprites))
 
@@ -145,6 +148,13 @@ class ActionClip:
 def _repeats(place: float, length: int, reach: float) -> list[float]:
     """The places at which a digit is drawn along an axis of the frame, so that it goes on at the opposite edge."""
     return [at for at in (place - length, place, place + length) if -reach <= at <= length + reach]
+
+
+def _reach(sprite: Sprite, tall: float) -> float:
+    """How far a digit's ink is from its centre at most, in pixels, at any angle and a height."""
+    width, height = glyph(sprite.sample).extent
+    stretched = width / height * sprite.pose.aspect + abs(sprite.pose.shear)
+    return tall * (math.hypot(1, stretched) / 2 + sprite.stroke) + 1
 
 
 def draw_action(rng: np.random.Generator, split: str, label: int, params: MiniSsv2Params) -> ActionClip:
@@ -191,7 +201,7 @@ def _write(root: Path, params: MiniSsv2Params, done: Callable[[], object]) -> No
         _annotation_file(root, _ANNOTATIONS[split]).write_text(json.dumps(rows))
     labels = {_plain(action.template): str(label) for label, action in enumerate(ACTIONS)}
     _annotation_file(root, 'labels').write_text(json.dumps(labels))
-    prepare_ssv2(root)
+    prepare_ssv2(root, check='none', show=False)  # the videos are read for the fingerprint
 
 
 def _annotation_file(root: Path, which: str) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -477,6 +478,7 @@ def render(scene: Scene, time: float = 0.0, frame: int = 0, *, ground: np.ndarra
     return Rendered(image, owner)
 
 
+@lru_cache(maxsize=64)  # most digits of a clip stand still
 def sprite_alpha(sprite: Sprite, time: float = 0.0) -> tuple[np.ndarray, tuple[int, int]]:
     """The coverage of a sprite, on the smallest window that holds it.
 
@@ -504,7 +506,9 @@ def sprite_alpha(sprite: Sprite, time: float = 0.0) -> tuple[np.ndarray, tuple[i
     )
     # distance in canvas pixels: an edge is one pixel wide, whatever the scale
     alpha = np.clip(0.5 + scale * distance + sprite.stroke * pose.size, 0, 1)
-    return pose.opacity * alpha, (top, left)
+    alpha *= pose.opacity
+    alpha.setflags(write=False)  # it is shared by every caller
+    return alpha, (top, left)
 
 
 def _clip(canvas: np.ndarray, alpha: np.ndarray, top: int, left: int, *more: np.ndarray) -> tuple[np.ndarray, ...]:
