@@ -53,10 +53,11 @@ def draw_segmentation(
     colours = np.array(palette if palette is not None and len(palette) >= count else _hues(count), np.uint8)
     names = ['image', *(['ground truth'] if truth is not None else []), 'prediction']
     panels = [_fit(image)]
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     for labels in maps:
         known = (labels >= 0) & (labels < count)
         drawn = image.copy()
-        drawn[known] = (0.35 * image[known] + 0.65 * colours[labels[known]]).astype(np.uint8)
+        drawn[known] = (0.35 * grey[known] + 0.65 * colours[labels[known]]).astype(np.uint8)
         panels.append(_fit(drawn))
     shown = np.concatenate([labels[(labels >= 0) & (labels < count)] for labels in maps])
     found, areas = np.unique(shown, return_counts=True)

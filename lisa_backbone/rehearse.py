@@ -1,4 +1,4 @@
-"""A rehearsal: any config, its model untouched, through a few images, steps, a validation and a checkpoint.
+"""A rehearsal: any config, its model untouched, through a few samples, steps, a validation, a test and a checkpoint.
 
 It finds broken paths and crashes in minutes, before a cluster job is queued, and reports what would be trained.
 """
@@ -28,6 +28,7 @@ from .runner import (
     RunOptions,
     build_runner,
     explained,
+    plain_metrics,
     prepare,
     require_training,
     total_batch,
@@ -153,6 +154,9 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
             lengths['val'] = _take_few(runner, '_val_dataloader', VAL_IMAGES)
         runner.register_hook(watch, 'VERY_LOW')
         runner.train()
+        if _tests_otherwise(cfg):
+            lengths['test'] = _take_few(runner, '_test_dataloader', 1)
+            runner.test()
     saved = _check_saved(cfg, runner)
     report = _report(real, runner, watch, found, lengths, changes, time.perf_counter() - start)
     report['checkpoint'] = saved
@@ -171,8 +175,11 @@ def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
     Returns:
         What was changed, in words.
     """
-    changes = [f'{STEPS} steps of at most {BATCH} images, then at most {VAL_IMAGES} images to validate']
-    for name, batch in (('train_dataloader', BATCH), ('val_dataloader', 1)):
+    items = _items(cfg)
+    changes = [f'{STEPS} steps of at most {BATCH} {items}, then at most {VAL_IMAGES} {items} to validate']
+    if _tests_otherwise(cfg):
+        changes[0] += ' and one to test'
+    for name, batch in (('train_dataloader', BATCH), ('val_dataloader', 1), ('test_dataloader', 1)):
         loader = cfg.get(name)
         if not loader:
             continue
@@ -203,6 +210,17 @@ def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
     return changes
 
 
+def _items(cfg: Config) -> str:
+    """What the samples of a config are."""
+    return 'videos' if cfg.get('default_scope') == 'mmaction' else 'images'
+
+
+def _tests_otherwise(cfg: Config) -> bool:
+    """Whether a test differs from a validation, as it does where several views of a video are averaged."""
+    test, val = cfg.get('test_dataloader'), cfg.get('val_dataloader')
+    return bool(test) and (not val or test.dataset != val.dataset)
+
+
 def _by_epoch(loop: dict) -> bool:
     return loop.get('max_epochs') is not None and loop.get('max_iters') is None
 
@@ -226,9 +244,10 @@ def _scale_sizes(cfg: Config, scale: float) -> int:
     def shrunk(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(shrunk(v) for v in value)
-        return max(round(value * scale), min(value, LEAST_SIDE)) if isinstance(value, int) else value
+        return max(round(value * scale), min(value, LEAST_SIDE)) if isinstance(value, int) and value > 0 else value
 
-    places = [cfg.get(f'{kind}_dataloader') or {} for kind in ('train', 'val')]
+    kinds = ('train', 'val', 'test') if _tests_otherwise(cfg) else ('train', 'val')
+    places = [cfg.get(f'{kind}_dataloader') or {} for kind in kinds]
     places += [cfg.model.get('data_preprocessor') or {}, cfg.get('data_preprocessor') or {}]
     for place in places:
         for _, node in walk_dicts(place):
@@ -279,6 +298,7 @@ def _report(
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory()
     return {
         'config': real.filename,
+        'items': _items(real),
         'model': type(model).__name__,
         'parameters': _parameters(model),
         'without_gradient': [name for name in trainable if name not in watch.with_gradient],
@@ -296,7 +316,7 @@ def _report(
         'weights': [report.record() for report in found.fits],
         'random_initialisation': found.random_modules,
         'losses': watch.losses,
-        'metrics': {k: float(v) for k, v in watch.metrics.items() if isinstance(v, int | float) and math.isfinite(v)},
+        'metrics': {k: v for k, v in plain_metrics(watch.metrics).items() if v is not None},
         'changed_for_the_rehearsal': changes,
         'seconds': round(seconds, 1),
         'versions': versions(),
@@ -352,7 +372,9 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
             f'optimizer   {group["optimizer"]}: lr {group["lr"]:g}, weight decay {group["weight_decay"]:g}: '
             f'{group["tensors"]} tensors, {group["parameters"] / 1e6:.2f}M parameters'
         )
-    lines.append('data        ' + ', '.join(f'{n} {length} images' for n, length in report['datasets'].items()))
+    lines.append(
+        'data        ' + ', '.join(f'{n} {length} {report["items"]}' for n, length in report['datasets'].items())
+    )
     scaled = (
         f', meant for {base}{"" if report["auto_scale_lr"] or base == batch else " (see --auto-scale-lr)"}'
         if base
@@ -360,7 +382,7 @@ def _lines(report: dict[str, Any], path: Path) -> list[str]:
     )
     lines.append(f'schedule    {report["steps"]} steps, total batch {batch}{scaled}')
     lines.append(
-        f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} images, so '
+        f'speed here  {report["seconds_per_step"]:.2f} s a step of {report["images_per_step"]} {report["items"]}, so '
         f'{duration(report["seconds_in_all"])} for all on this machine; peak memory {report["peak_memory_gib"]} GiB'
     )
     if report['without_gradient']:
