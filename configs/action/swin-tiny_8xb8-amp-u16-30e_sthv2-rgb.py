@@ -1,5 +1,6 @@
-# Video Swin-T in the place of LiSA-T; weights of images, which it inflates: model.backbone.pretrained=URL
-# https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth
+# Video Swin-T in the place of LiSA-T. Weights of images, which it inflates: model.backbone.pretrained2d=True
+# model.backbone.pretrained=https://github.com/SwinTransformer/storage/releases/download/v1.0.0/
+# swin_tiny_patch4_window7_224.pth
 _base_ = './lisa-t_8xb8-amp-u16-30e_sthv2-rgb.py'
 
 model = dict(
@@ -7,6 +8,7 @@ model = dict(
         _delete_=True,
         type='SwinTransformer3D',
         arch='tiny',
+        pretrained2d=False,
         patch_size=(2, 4, 4),
         window_size=(8, 7, 7),
         drop_path_rate=0.1,

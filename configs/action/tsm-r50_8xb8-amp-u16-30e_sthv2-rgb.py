@@ -1,4 +1,5 @@
-# TSM-R50 under the data, schedule and views of LiSA-T; weights of images: model.backbone.pretrained=torchvision://resnet50
+# TSM-R50 under the data, schedule and views of LiSA-T. Weights of images: model.backbone.pretrained2d=True
+# model.backbone.pretrained=torchvision://resnet50
 _base_ = [
     '../_base_/models/recognizer2d_tsm.py',
     '../_base_/datasets/sthv2_u16_frames.py',

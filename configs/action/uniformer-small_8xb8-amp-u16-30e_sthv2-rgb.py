@@ -1,5 +1,5 @@
-# UniFormer-S in the place of LiSA-T; weights of images, which it inflates: model.backbone.pretrained=FILE (from
-# https://github.com/Sense-X/UniFormer)
+# UniFormer-S in the place of LiSA-T. Weights of images, which it inflates: model.backbone.pretrained2d=True
+# model.backbone.pretrained=FILE, from https://github.com/Sense-X/UniFormer
 _base_ = './lisa-t_8xb8-amp-u16-30e_sthv2-rgb.py'
 
 model = dict(
@@ -9,6 +9,7 @@ model = dict(
         depth=[3, 4, 8, 3],
         embed_dim=[64, 128, 320, 512],
         head_dim=64,
+        pretrained2d=False,
         drop_path_rate=0.1,
     ),
 )
