@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 from torch import nn
 
 from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pretrained, check_resumable, quiet
-from .config import leaf_datasets, nearest, walk_dicts
+from .config import nearest
+from .dataset_checks import check_data
 from .errors import UserError
 
 __all__ = [
@@ -173,100 +174,6 @@ def explain_build_error(error: Exception) -> str | None:
     return None
 
 
-def check_data(cfg: Config, loaders: Sequence[str], check_images: str = 'sample') -> list[str]:
-    """Check that the files of every dataset of the given loaders exist, and COCO-format sets in depth.
-
-    Args:
-        cfg: The config.
-        loaders: Names such as ``'train_dataloader'``; those the config lacks are passed over.
-        check_images: Which images to decode: ``'sample'``, ``'all'`` or ``'none'``.
-
-    Returns:
-        Notes on what is odd and yet trains.
-
-    Raises:
-        UserError: Something is missing or broken.
-    """
-    seen, notes = set(), []
-    for loader in loaders:
-        dataset = (cfg.get(loader) or {}).get('dataset')
-        evaluators = cfg.get(loader.replace('dataloader', 'evaluator')) or []
-        evaluators = [e for e in (evaluators if isinstance(evaluators, list | tuple) else [evaluators]) if e]
-        for path, leaf in leaf_datasets(dataset, f'{loader}.dataset') if isinstance(dataset, dict) else ():
-            metainfo = _coco_metainfo(leaf)
-            if metainfo is None or _is_remote(leaf):
-                _check_paths(path, leaf)
-                continue
-            job = {
-                'ann_file': _join(leaf, leaf.get('ann_file')),
-                'img_dir': _join(leaf, (leaf.get('data_prefix') or {}).get('img')) or leaf.get('data_root') or '.',
-                'need_masks': any(node.get('with_mask') for _, node in walk_dicts(leaf.get('pipeline'))),
-                'need_annotations': not any(e.get('format_only') for e in evaluators if isinstance(e, dict)),
-                'classes': tuple(metainfo.get('classes') or ()) or None,
-            }
-            if tuple(job.values()) not in seen:
-                seen.add(tuple(job.values()))
-                notes += _check_coco(path, check_images, **job)
-        for evaluator in evaluators:
-            ann_file = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
-            if ann_file and '://' not in ann_file and not Path(ann_file).is_file():
-                name = loader.replace('dataloader', 'evaluator')
-                raise UserError(f'{name}.ann_file: {ann_file} does not exist; mend the path in the config')
-    return notes
-
-
-def _check_coco(path: str, check_images: str, **job: Any) -> list[str]:
-    from .data.checks import check_detection_data
-
-    try:
-        report = check_detection_data(decode=check_images, **job)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
-    return [f'note: {note}' for note in report.notes]
-
-
-def _check_paths(path: str, leaf: dict) -> None:
-    """Check data_root, ann_file and data_prefix as mmengine's BaseDataset joins them."""
-    if _is_remote(leaf):
-        return
-    root = leaf.get('data_root')
-    if root and not Path(root).is_dir():
-        raise UserError(
-            f'{path}.data_root: folder {root} does not exist; put the data there or name its place with '
-            f'--cfg-options data_root=FOLDER'
-        )
-    ann_file = _join(leaf, leaf.get('ann_file'))
-    if ann_file and not Path(ann_file).exists():
-        raise UserError(f'{path}.ann_file: {ann_file} does not exist; mend the path in the config')
-    prefix = leaf.get('data_prefix')
-    for key, value in (prefix if isinstance(prefix, dict) else {}).items():
-        folder = _join(leaf, value)
-        if folder and isinstance(value, str) and not Path(folder).exists():
-            raise UserError(f'{path}.data_prefix.{key}: {folder} does not exist; mend the path in the config')
-
-
-def _join(leaf: dict, value: Any) -> str:
-    if not isinstance(value, str):
-        return ''
-    return value if not value or os.path.isabs(value) else os.path.join(leaf.get('data_root') or '', value)
-
-
-def _is_remote(leaf: dict) -> bool:
-    paths = (leaf.get('data_root'), leaf.get('ann_file'))
-    return bool(leaf.get('backend_args')) or any(isinstance(p, str) and '://' in p for p in paths)
-
-
-def _coco_metainfo(leaf: dict) -> dict | None:
-    """The metainfo that mmdet's CocoDataset will use, or ``None`` for other datasets."""
-    cls = leaf.get('type')
-    if isinstance(cls, str):
-        with DATASETS.switch_scope_and_registry(leaf.get('_scope_')) as registry:
-            cls = registry.get(cls)
-    if 'CocoDataset' not in {base.__name__ for base in getattr(cls, '__mro__', ())}:
-        return None
-    return {**getattr(cls, 'METAINFO', {}), **(leaf.get('metainfo') or {})}
-
-
 def _check_amp(cfg: Config, mode: str) -> None:
     wrapper = cfg.get('optim_wrapper') or {}
     name = getattr(wrapper.get('type'), '__name__', wrapper.get('type'))
@@ -313,6 +220,8 @@ def check_channels(model: nn.Module) -> None:
             return  # not about channels: the run itself will show it
         finally:
             module.train(was_training)
+        if name == 'backbone' and not isinstance(getattr(model, 'neck', None), nn.Module):
+            _check_heads(model, image[1])
 
 
 def _flow(model: nn.Module, image: torch.Tensor) -> Iterator[tuple[list, nn.Module, str]]:
@@ -340,6 +249,23 @@ def _raise_channels(model: nn.Module, name: str, given: Any, wrong: re.Match | N
             f'model.neck takes feature maps of {takes} channels and model.backbone gives {widths}; set '
             f'model.neck.in_channels={widths}'
         )
+
+
+def _check_heads(model: nn.Module, maps: Any) -> None:
+    """Compare the maps of a backbone with what heads of mmseg take that have no neck before them."""
+    widths = [feature.shape[1] for feature in maps] if isinstance(maps, list | tuple) else []
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(model, name, None)
+        takes, index = getattr(head, 'in_channels', None), getattr(head, 'in_index', None)
+        if takes is None or index is None or getattr(head, 'input_transform', None) == 'resize_concat' or not widths:
+            continue
+        several = isinstance(index, list | tuple)
+        given = [widths[i] for i in index] if several else widths[index]
+        if given != (list(takes) if several else takes):
+            raise UserError(
+                f'model.{name} takes feature maps of {takes} channels and model.backbone gives {given}; set '
+                f'model.{name}.in_channels={str(given).replace(" ", "")}'
+            )
 
 
 def _registered(registry: str, scope: str) -> list[str]:

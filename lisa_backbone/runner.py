@@ -39,6 +39,7 @@ __all__ = [
     'build_runner',
     'explained',
     'parse_options',
+    'plain_metrics',
     'prepare',
     'record',
     'require_training',
@@ -70,7 +71,7 @@ class RunOptions:
         auto_scale_lr: Scale the learning rate to the total batch (training).
         show_dir: Folder for pictures of the predictions beside the ground truth; after training, they are those of a
             test of the best checkpoint, else the latest.
-        check_images: Which images of COCO-format sets to decode beforehand: ``'sample'``, ``'all'`` or ``'none'``.
+        check_images: Which images and videos to decode beforehand: ``'sample'``, ``'all'`` or ``'none'``.
         tta: Average predictions over flips and scales, the config's ``tta_pipeline`` (test).
     """
 
@@ -98,7 +99,7 @@ class MetricsHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics with the iteration they belong to."""
-        self.val.append((runner.iter, _plain(metrics)))
+        self.val.append((runner.iter, plain_metrics(metrics)))
 
 
 def run_training(options: RunOptions) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     start = time.perf_counter()
     with explained(cfg):
         runner = build_runner(cfg)
-        metrics = _plain(runner.test())
+        metrics = plain_metrics(runner.test())
     seconds = time.perf_counter() - start
     result = record(cfg, checkpoint=checkpoint, metrics=metrics, seconds=seconds, seed=runner.seed)
     if runner.rank == 0:
@@ -291,8 +292,11 @@ def explained(cfg: Config) -> Iterator[None]:
     """Turn errors of a run whose cause is recognised into a :class:`UserError`; others keep their traceback."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        worker = re.match(r'Caught UserError in .*^\S*UserError: ([^\n]*)', str(error), re.S | re.M)
+        if worker is None:
+            raise
+        raise UserError(f'{worker[1]}; then go on with --resume') from error  # without the worker's traceback
     except Exception as error:
         sentence = _explain(error, cfg)
         if sentence is None:
@@ -480,9 +484,9 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return 'a data worker ran out of shared memory; enlarge /dev/shm, or set train_dataloader.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
         return f'the disk of {cfg.work_dir} is full; free some space and go on with --resume'
-    image = _broken_image(error, cfg)
-    if image:
-        return f'{image}; then go on with --resume'
+    file = _broken_file(error, cfg)
+    if file:
+        return f'{file}; then go on with --resume'
     if isinstance(error, FileNotFoundError):
         path = error.filename or (re.findall(r"No such file or directory: '([^']+)'", text) or [None])[-1]
         if path:
@@ -490,25 +494,32 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     return explain_build_error(error)
 
 
-def _broken_image(error: Exception, cfg: Config) -> str | None:
-    """What is wrong with the image that an error is about, which the error itself may not name."""
+def _broken_file(error: Exception, cfg: Config) -> str | None:
+    """What is wrong with the image or video that an error is about, which the error itself may not name."""
     from .data.checks import explain_image_failure
 
     text = str(error)
     named = re.search(r'failed to load image: (\S+)', text)
     if named:
         return explain_image_failure(named[1]) or f'the image {named[1]} cannot be decoded; fetch it again'
-    if not re.search(r'image file is truncated|cannot identify image file|broken data stream', text):
+    kind = next((kind for kind, pattern in _BROKEN.items() if re.search(pattern, text)), None)
+    if kind is None:
         return None
-    print('an image cannot be decoded; looking for it', flush=True)
+    print(f'{kind} cannot be decoded; looking for it', flush=True)
     try:
         check_data(cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'], check_images='all')
     except UserError as found:
         return str(found)
-    return 'an image of the data cannot be decoded; fetch it again'
+    return f'{kind} of the data cannot be decoded; fetch it again'
 
 
-def _plain(metrics: dict | None) -> dict[str, float | None]:
+_BROKEN = {
+    'an image': r'image file is truncated|cannot identify image file|broken data stream',
+    'a video': r'Invalid data found when processing input|av\.error\.|DECORDError',
+}
+
+
+def plain_metrics(metrics: dict | None) -> dict[str, float | None]:
     """Metrics as JSON can hold them."""
     plain = {}
     for name, value in (metrics or {}).items():

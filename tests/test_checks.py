@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 from pycocotools import mask as coco_mask
 
-from lisa_backbone.data import checks
+from lisa_backbone.data import checks, checks_common
 from lisa_backbone.data.checks import check_detection_data, explain_image_failure
 from lisa_backbone.data.digits import DIGIT_NAMES
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco
@@ -409,10 +409,10 @@ def test_the_sample_is_bounded_even_and_repeatable(coco, monkeypatch):
     source = (paths(coco)[1] / '000000000139.jpg').read_bytes()
     for number in range(50):
         (paths(coco)[1] / f'{number}.jpg').write_bytes(source)
-    monkeypatch.setattr(checks, 'SAMPLE', 8)
+    monkeypatch.setattr(checks_common, 'SAMPLE', 8)
     seen = []
-    inspect = checks._inspect
-    monkeypatch.setattr(checks, '_inspect', lambda path: seen.append(int(path.stem)) or inspect(path))
+    inspect = checks.inspect_image
+    monkeypatch.setattr(checks, 'inspect_image', lambda path: seen.append(int(path.stem)) or inspect(path))
     assert check_detection_data(*paths(coco)).decoded == 8
     assert sorted(seen) == [0, 7, 14, 21, 28, 35, 42, 49]
     assert check_detection_data(*paths(coco), decode='all').decoded == 50

@@ -8,27 +8,22 @@ the wrong place, an RLE mask that is too short is filled up from uninitialised m
 from __future__ import annotations
 
 import gc
-import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ..errors import UserError
+from .checks_common import Findings, inspect_image, remedy, spread, strict_decoding
+from .mini import remake_command
 
 __all__ = ['DataReport', 'check_detection_data', 'explain_image_failure']
 
-SAMPLE = 512  # images decoded by decode='sample': all of a mini set, a few seconds of COCO
-_JPEG_SCAN, _JPEG_END = b'\xff\xda', b'\xff\xd9'
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on it swaps width and height
 _IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
 _ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
 
@@ -66,30 +61,6 @@ class DataReport:
         return '\n'.join([line, *(f'note: {note}' for note in self.notes)])
 
 
-@dataclass
-class _Findings:
-    """Problems and notes by kind: the first of each kind in words, the others counted."""
-
-    remedy: Callable[[str], str]
-    problems: dict[str, list] = field(default_factory=dict)
-    notes: dict[str, list] = field(default_factory=dict)
-
-    def problem(self, kind: str, sentence: str, mend: str) -> None:
-        self.problems.setdefault(kind, [f'{sentence}; {self.remedy(mend)}', 0])[1] += 1
-
-    def note(self, kind: str, sentence: str) -> None:
-        self.notes.setdefault(kind, [sentence, 0])[1] += 1
-
-    def close(self) -> tuple[str, ...]:
-        """The notes; raises the first problem if there is one."""
-        if self.problems:
-            (sentence, count), *others = self.problems.values()
-            also = [f'{count - 1} more like it'] if count > 1 else []
-            also += [f'{sum(other[1] for other in others)} of other kinds'] if others else []
-            raise UserError(f'{sentence} ({", ".join(also)})' if also else sentence)
-        return tuple(f'{text} ({count} in all)' for text, count in self.notes.values())
-
-
 def check_detection_data(
     ann_file: str | Path,
     img_dir: str | Path,
@@ -123,12 +94,12 @@ def check_detection_data(
     _require_paths(ann_file, img_dir, root)
     data = _load(ann_file, root)
     images, annotations, categories = _tables(data, ann_file, need_annotations)
-    findings = _Findings(lambda mend: _remedy(root, mend))
+    findings = Findings(lambda mend: remedy(root, mend))
     _check_categories(findings, ann_file, categories, classes)
     by_id = _check_images(findings, ann_file, images)
     present = _check_presence(findings, ann_file, img_dir, images)
     _check_annotations(findings, ann_file, annotations, by_id, {c['id'] for c in categories}, need_masks)
-    chosen = _choose(list(compress(images, present)), decode)
+    chosen = spread(list(compress(images, present)), decode)
     _check_pixels(findings, img_dir, chosen, ann_file, show=decode == 'all')
     if need_masks:
         _check_runs(findings, ann_file, annotations, {image['id'] for image in chosen}, by_id)
@@ -154,24 +125,17 @@ def explain_image_failure(path: str | Path) -> str:
         One sentence with the file and the mend, or an empty string if the file reads well.
     """
     path = Path(path)
-    with _strict_decoding():
-        fault, mend, _ = _inspect(path)
-    return f'{fault}; {_remedy(path.parent.parent, mend)}' if fault else ''
+    with strict_decoding():
+        fault, mend, _ = inspect_image(path)
+    return f'{fault}; {remedy(path.parent.parent, mend)}' if fault else ''
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # files
 # ---------------------------------------------------------------------------------------------------------------------
-def _remedy(root: Path, otherwise: str) -> str:
-    """The mend; a mini set is simply made anew."""
-    if (root / 'mini.json').is_file():
-        return f'make the set anew with `python tools/make_mini_data.py coco --out {root} --overwrite`'
-    return otherwise
-
-
 def _require_paths(ann_file: Path, img_dir: Path, root: Path) -> None:
-    if root.name.startswith('mini_'):
-        mend = f'make it with `python tools/make_mini_data.py coco --out {root}`'
+    if command := remake_command(root):
+        mend = f'make it with `{command}`'
     else:
         mend = (
             'expected are images in <root>/train2017 and <root>/val2017 and annotations in '
@@ -180,13 +144,13 @@ def _require_paths(ann_file: Path, img_dir: Path, root: Path) -> None:
     if not root.is_dir():
         raise UserError(f'there is no data root {root}; {mend}')
     if not ann_file.is_file():
-        raise UserError(f'there is no annotation file {ann_file}; {_remedy(root, mend)}')
+        raise UserError(f'there is no annotation file {ann_file}; {remedy(root, mend)}')
     if not img_dir.is_dir():
-        raise UserError(f'there is no image folder {img_dir}; {_remedy(root, mend)}')
+        raise UserError(f'there is no image folder {img_dir}; {remedy(root, mend)}')
 
 
 def _load(ann_file: Path, root: Path) -> Any:
-    mend = _remedy(root, 'fetch or write it again')
+    mend = remedy(root, 'fetch or write it again')
     try:
         text = ann_file.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -227,7 +191,7 @@ def _tables(data: Any, ann_file: Path, need_annotations: bool) -> tuple[list[dic
 # tables
 # ---------------------------------------------------------------------------------------------------------------------
 def _check_categories(
-    findings: _Findings, ann_file: Path, categories: list[dict], classes: Sequence[str] | None
+    findings: Findings, ann_file: Path, categories: list[dict], classes: Sequence[str] | None
 ) -> None:
     for category in categories:
         if not (_is_id(category.get('id')) and isinstance(category.get('name'), str)):
@@ -255,7 +219,7 @@ def _check_categories(
         )
 
 
-def _check_images(findings: _Findings, ann_file: Path, images: list[dict]) -> dict[Any, dict]:
+def _check_images(findings: Findings, ann_file: Path, images: list[dict]) -> dict[Any, dict]:
     for image in images:
         for key in _IMAGE_KEYS:
             if key not in image:
@@ -276,7 +240,7 @@ def _check_images(findings: _Findings, ann_file: Path, images: list[dict]) -> di
     return {image['id']: image for image in images}
 
 
-def _check_presence(findings: _Findings, ann_file: Path, img_dir: Path, images: list[dict]) -> list[bool]:
+def _check_presence(findings: Findings, ann_file: Path, img_dir: Path, images: list[dict]) -> list[bool]:
     """For each image, whether its file is there; each folder is listed once, which 118,000 single looks are not."""
     listed: dict[Path, set[str]] = {}
     present = []
@@ -297,7 +261,7 @@ def _check_presence(findings: _Findings, ann_file: Path, img_dir: Path, images: 
 
 
 def _check_annotations(
-    findings: _Findings,
+    findings: Findings,
     ann_file: Path,
     annotations: list[dict],
     images: dict[Any, dict],
@@ -333,7 +297,7 @@ def _check_annotations(
         findings.problem('annotation twice', sentence, 'give each an id of its own')
 
 
-def _check_box(findings: _Findings, where: str, annotation: dict, image: dict) -> None:
+def _check_box(findings: Findings, where: str, annotation: dict, image: dict) -> None:
     box = annotation['bbox']
     if not (isinstance(box, list) and len(box) == 4 and _are_numbers(box)):
         mend = 'write it as four numbers: x, y, width, height'
@@ -355,7 +319,7 @@ def _check_box(findings: _Findings, where: str, annotation: dict, image: dict) -
         findings.note('bbox small', f'{where} has no pixel to speak of and is skipped in training')
 
 
-def _check_mask(findings: _Findings, where: str, mask: Any, image: dict) -> None:
+def _check_mask(findings: Findings, where: str, mask: Any, image: dict) -> None:
     if not mask:
         findings.problem('mask', f"{where} has no 'segmentation'", 'add it, or train a detector without masks')
     elif isinstance(mask, dict):
@@ -375,7 +339,7 @@ def _check_mask(findings: _Findings, where: str, mask: Any, image: dict) -> None
 
 
 def _check_runs(
-    findings: _Findings, ann_file: Path, annotations: list[dict], image_ids: set, images: dict[Any, dict]
+    findings: Findings, ann_file: Path, annotations: list[dict], image_ids: set, images: dict[Any, dict]
 ) -> None:
     """Whether the runs of RLE masks add up to their images; pycocotools reads on into free memory if they do not."""
     for annotation in annotations:
@@ -423,25 +387,15 @@ def _run_total(counts: list | str) -> int | None:
 # ---------------------------------------------------------------------------------------------------------------------
 # pixels
 # ---------------------------------------------------------------------------------------------------------------------
-def _choose(images: list[dict], decode: str) -> list[dict]:
-    if decode not in ('sample', 'all', 'none'):
-        raise ValueError(f"decode must be 'sample', 'all' or 'none', not {decode!r}")
-    if decode == 'none':
-        return []
-    if decode == 'all' or len(images) <= SAMPLE:
-        return images
-    return [images[i] for i in np.linspace(0, len(images) - 1, SAMPLE).round().astype(int)]
-
-
-def _check_pixels(findings: _Findings, img_dir: Path, images: list[dict], ann_file: Path, show: bool) -> None:
+def _check_pixels(findings: Findings, img_dir: Path, images: list[dict], ann_file: Path, show: bool) -> None:
     from tqdm import tqdm
 
     paths = [img_dir / image['file_name'] for image in images]
     with (
-        _strict_decoding(),
+        strict_decoding(),
         ThreadPoolExecutor(8) as pool,
     ):  # the decoder lets go of Python's lock, and network disks are slow to answer
-        results = tqdm(pool.map(_inspect, paths), 'decoding', len(paths), unit='image', disable=not show)
+        results = tqdm(pool.map(inspect_image, paths), 'decoding', len(paths), unit='image', disable=not show)
         for image, path, (fault, mend, size) in zip(images, paths, results, strict=True):
             stated = (image['width'], image['height'])
             if fault:
@@ -453,44 +407,6 @@ def _check_pixels(findings: _Findings, img_dir: Path, images: list[dict], ann_fi
                     f'{path} is {size[0]} x {size[1]} pixels{turned} and {ann_file} says {stated[0]} x {stated[1]}',
                     'put the image back that was annotated, or correct its entry',
                 )
-
-
-@contextmanager
-def _strict_decoding() -> Iterator[None]:
-    """Have Pillow refuse truncated files, whatever the process has asked of it."""
-    from PIL import ImageFile
-
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-
-
-def _inspect(path: Path) -> tuple[str, str, tuple[int, int] | None]:
-    """What is wrong with an image file, the mend, and its (width, height) as a framework reads it."""
-    from PIL import Image
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return f'cannot read the image {path}: {error.strerror}', 'put it there or correct the image folder', None
-    again = 'fetch it again'
-    if not data:
-        return f'the image {path} is empty', again, None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            size = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) >= 5 else image.size
-            # a download with zeros for the part that never came is decoded to the end, with a warning at most
-            cut = image.format == 'JPEG' and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
-    except Image.UnidentifiedImageError:
-        return f'{path} is no image that can be read', again, None
-    except Exception as error:  # on a broken file a decoder may raise nearly anything
-        if 'truncated' not in str(error).lower():
-            return f'the image {path} cannot be decoded ({error})', again, None
-        cut = True
-    return (f'the image {path} is truncated', again, None) if cut else ('', '', size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""What there is of COCO, ADE20K and ImageNet-1K, against the official counts. Nothing is downloaded or written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UserError
+from .checks import check_detection_data
+
+__all__ = ['check_ade20k', 'check_coco', 'check_imagenet']
+
+_COCO = {'train': (118287, 860001), 'val': (5000, 36781)}
+_COCO_CATEGORIES = 80
+_COCO_SOURCE = 'https://cocodataset.org/#download has the 2017 train and val images and annotations'
+_ADE20K = {'training': 20210, 'validation': 2000}
+_ADE20K_CLASSES = 150
+_ADE20K_SOURCE = 'ADEChallengeData2016.zip is at http://sceneparsing.csail.mit.edu'
+_IMAGENET = {'train': 1281167, 'val': 50000}
+_IMAGENET_CLASSES = 1000
+_IMAGENET_SOURCE = 'the archives of ILSVRC 2012 are given on request at https://image-net.org/download-images'
+_IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
+
+
+def check_coco(root: str | Path, *, check: str = 'sample') -> list[str]:
+    """Check what there is of COCO 2017.
+
+    Args:
+        root: The folder of ``annotations/``, ``train2017/`` and ``val2017/``.
+        check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
+
+    Returns:
+        One sentence on each split.
+
+    Raises:
+        UserError: A split that is there cannot be used, or none is there.
+    """
+    root = _require_root(root, _COCO_SOURCE)
+    lines = []
+    for split, (images, objects) in _COCO.items():
+        ann_file = root / 'annotations' / f'instances_{split}2017.json'
+        if not ann_file.is_file():
+            lines.append(f'{split}: {ann_file} is missing; {_COCO_SOURCE}')
+            continue
+        report = check_detection_data(ann_file, root / f'{split}2017', decode=check, need_masks=True)
+        line = (
+            f'{split}: {_of(report.images, images)} images, {_of(report.annotations, objects)} objects, '
+            f'{_of(len(report.categories), _COCO_CATEGORIES)} categories; {report.decoded} images decoded'
+        )
+        lines.append('; '.join([line, *report.notes]))
+    return _require_any(lines, root, 'annotations/instances_train2017.json', _COCO_SOURCE)
+
+
+def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
+    """Check what there is of ADE20K's scene parsing challenge.
+
+    Args:
+        root: The folder of ``images/`` and ``annotations/``, each with ``training/`` and ``validation/``.
+        check: Which pairs to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
+
+    Returns:
+        One sentence on each split.
+
+    Raises:
+        UserError: A split that is there cannot be used, or none is there.
+    """
+    from .checks_seg import check_segmentation_data
+
+    root = _require_root(root, _ADE20K_SOURCE)
+    if not (root / 'images').is_dir() and (root / 'ADEChallengeData2016' / 'images').is_dir():
+        root = root / 'ADEChallengeData2016'
+    lines = []
+    for split, official in _ADE20K.items():
+        img_dir = root / 'images' / split
+        if not img_dir.is_dir():
+            lines.append(f'{split}: {img_dir} is missing; {_ADE20K_SOURCE}')
+            continue
+        report = check_segmentation_data(
+            img_dir, root / 'annotations' / split, classes=_ADE20K_CLASSES, reduce_zero_label=True, decode=check
+        )
+        line = f'{split}: {_of(report.images, official)} images, each with its label map; {report.decoded} decoded'
+        lines.append('; '.join([line, *report.notes]))
+    return _require_any(lines, root, 'images/training', _ADE20K_SOURCE)
+
+
+def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
+    """Check what there is of ImageNet-1K.
+
+    Args:
+        root: The folder of ``train/``, with a folder for each class, and ``val/``, likewise or flat with
+            ``meta/val.txt``.
+        check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
+
+    Returns:
+        One sentence on each split.
+
+    Raises:
+        UserError: A split that is there cannot be used, or none is there.
+    """
+    from .checks_cls import check_classification_data
+
+    root = _require_root(root, _IMAGENET_SOURCE)
+    lines = []
+    for split, official in _IMAGENET.items():
+        folder = root / split
+        if not folder.is_dir():
+            lines.append(f'{split}: {folder} is missing; {_IMAGENET_SOURCE}')
+            continue
+        ann_file = root / 'meta' / f'{split}.txt'
+        has_folders = any(entry.is_dir() for entry in os.scandir(folder))
+        if not ann_file.is_file() and not has_folders:
+            raise UserError(
+                f'the images of {folder} are in no class folders and there is no {ann_file} with lines '
+                f"'FILE LABEL'; sort them into a folder for each class, or write that file"
+            )
+        report = check_classification_data(
+            folder,
+            ann_file if ann_file.is_file() else None,
+            classes=_IMAGENET_CLASSES if ann_file.is_file() else None,
+            suffixes=_IMAGE_SUFFIXES,
+            decode=check,
+        )
+        line = (
+            f'{split}: {_of(report.images, official)} images, {_of(report.classes, _IMAGENET_CLASSES)} classes; '
+            f'{report.decoded} images decoded'
+        )
+        lines.append('; '.join([line, *report.notes]))
+    return _require_any(lines, root, 'train', _IMAGENET_SOURCE)
+
+
+def _of(count: int, official: int) -> str:
+    """The count, beside the official one where it is another."""
+    return f'{count:,}' if count == official else f'{count:,} of {official:,}'
+
+
+def _require_root(root: str | Path, source: str) -> Path:
+    if not Path(root).is_dir():
+        raise UserError(f'there is no folder {root}; name the root of the set with --root ({source})')
+    return Path(root)
+
+
+def _require_any(lines: list[str], root: Path, part: str, source: str) -> list[str]:
+    if all(' is missing; ' in line for line in lines):
+        raise UserError(f'{root} holds no {part}, nor another split; {source}')
+    return lines
