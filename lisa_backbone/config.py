@@ -321,7 +321,10 @@ def _classes(name: Any, scope: str | None) -> list:
         for registry in vars(registries).values():
             if isinstance(registry, Registry):
                 with registry.switch_scope_and_registry(scope) as scoped:
-                    cls = scoped.get(name)
+                    try:
+                        cls = scoped.get(name)
+                    except ModuleNotFoundError:  # mmaction2's registry of functions names a module that it lacks
+                        cls = None
                 if cls is not None and cls not in found:
                     found.append(cls)
     return found

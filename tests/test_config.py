@@ -9,7 +9,7 @@ from lisa_backbone import compat
 compat.apply()
 pytest.importorskip('mmdet')
 
-from lisa_backbone.config import leaf_datasets, load_config, null_empty_pretrained  # noqa: E402
+from lisa_backbone.config import config_digest, leaf_datasets, load_config, null_empty_pretrained  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'det'
@@ -36,6 +36,33 @@ def test_overrides_reach_the_config():
     assert cfg.train_dataloader.dataset.pipeline[0].to_float32 is True
     assert cfg.model.train_cfg.rpn.extra == 1
     assert cfg.model.backbone.init_cfg.checkpoint == 'weights.pth'
+
+
+def test_operator_is_overridden_with_its_options(tmp_path):
+    """Whether the config names none, names one, or has a dict of it."""
+    given = {'model.backbone.attention.type': 'SelfAttention', 'model.backbone.attention.local_conv': True}
+    wanted = {'type': 'SelfAttention', 'local_conv': True}
+    assert load_config(MINI, given).model.backbone.attention == wanted
+    for text in ("'LiSAttention'", "dict(type='LiSAttention')"):
+        config = tmp_path / 'mine.py'
+        config.write_text(f"model = dict(backbone=dict(type='LiSA', attention={text}))\n")
+        assert load_config(config, given).model.backbone.attention == wanted
+    config.write_text("model = dict(backbone=dict(type='LiSA', attention='LiSAttention'))\n")
+    with pytest.raises(UserError, match="holds no 'local_conv'"):
+        load_config(config, {'model.backbone.attention.local_conv': True})
+    with pytest.raises(UserError, match="default_scope is 'mmdet' in the config and holds no 'type'"):
+        load_config(MINI, {'default_scope.type': 'SelfAttention'})
+
+
+def test_digest_is_of_the_content(tmp_path):
+    names = ('a.py', 'sub/b.py', 'c.py')
+    for name, text in zip(names, ("_base_ = 'base.py'\nx = 1", 'x = 1\ny = dict(z=(2, 3))', 'x = 2'), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / 'base.py').write_text('y = dict(z=(2, 3))  # a comment\n')
+    first, same, other = (load_config(tmp_path / name) for name in names)
+    assert config_digest(first) == config_digest(same) != config_digest(other)
+    assert config_digest(first, {'x': 2}) not in (config_digest(first), config_digest(other))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     time_left,
 )
 from lisa_backbone.leaderboard.table import read_table, table  # noqa: E402
-from lisa_backbone.leaderboard.tasks import MINI_TASKS, Metric, Task, choose, make_data  # noqa: E402
+from lisa_backbone.leaderboard.tasks import MINI_CONTROLS, MINI_TASKS, Metric, Task, choose, make_data  # noqa: E402
 from lisa_backbone.rows import append_rows, read_rows  # noqa: E402
 
 REPO = Path(__file__).parents[1]
@@ -208,21 +208,23 @@ def test_tasks_are_chosen_by_key():
         'mini-imagenet',
     ]
     assert [task.name for task in choose(['mini-ssv2', 'mini-coco', 'mini-ssv2'])] == ['mini SSv2', 'mini COCO']
+    assert choose(['mini-ssv2-one-frame'])[0] in MINI_CONTROLS
     with pytest.raises(UserError, match=r"'mini-coc' is unknown; did you mean 'mini-coco'"):
         choose(['mini-coc'])
 
 
-@pytest.mark.parametrize('task', MINI_TASKS, ids=lambda task: task.key)
+@pytest.mark.parametrize('task', MINI_TASKS + MINI_CONTROLS, ids=lambda task: task.key)
 def test_tasks_are_of_this_repository(task):
     """Each names a config whose data root is that of its mini set, and metrics in the unit that its test gives."""
     from lisa_backbone.config import load_config
 
-    cfg = load_config(REPO / task.config)
+    cfg = load_config(REPO / task.config, {'model.backbone.attention.type': 'SelfAttention'})
     assert cfg.data_root.rstrip('/') == f'data/{task.data}'
-    assert mini_set(task.mini).name == task.name
+    assert mini_set(task.mini).name == task.name.removesuffix(' one frame')
     in_percent = cfg.default_scope in ('mmseg', 'mmpretrain')
     assert {metric.unit for metric in task.metrics} == {0.01 if in_percent else 1.0}
-    assert cfg.model.backbone.type == 'LiSA'
+    assert cfg.model.backbone.type.endswith('LiSA')
+    assert cfg.model.backbone.attention == {'type': 'SelfAttention'}
 
 
 def test_data_are_made_once_and_taken_as_they_are(tmp_path):

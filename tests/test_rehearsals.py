@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,9 +126,13 @@ def test_stand_in_follows_from_the_data_root(data_root, folder):
     assert stand_in_of(data_root) == folder
 
 
-def test_every_config_of_the_repository_has_a_stand_in():
-    roots = {rehearsals._read(path)[1] for path in find_configs([], CONFIGS)}
-    assert {stand_in_of(root) for root in roots} == set(STAND_INS)
+def test_every_data_set_of_the_configs_has_a_stand_in():
+    """By the text of the files, since to read all configs takes a minute; COCO's root is in mmdet's own base."""
+    texts = [path.read_text() for path in CONFIGS.rglob('*.py')]
+    roots = [root for text in texts for root in re.findall(r"^data_root = '(.*)'$", text, re.MULTILINE)]
+    assert len(roots) >= 9
+    assert {stand_in_of(root) for root in roots} == set(STAND_INS) - {'coco'}
+    assert rehearsals._read(CONFIGS / 'det' / 'retinanet_lisa-t_fpn_1x_coco.py')[1] == 'data/coco/'
 
 
 def test_stand_in_for_coco_has_its_categories_and_is_made_once(tmp_path):

@@ -12,7 +12,7 @@ from ..data.mini import RECORD
 from ..data.mini_sets import mini_set
 from ..errors import UserError
 
-__all__ = ['MINI_TASKS', 'Metric', 'Task', 'choose', 'make_data']
+__all__ = ['MINI_CONTROLS', 'MINI_TASKS', 'Metric', 'Task', 'choose', 'make_data']
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,29 @@ MINI_TASKS = (
     ),
 )
 
+# Not a task but a control: it ought to stay at chance, one in ten.
+MINI_CONTROLS = (
+    Task(
+        'mini SSv2 one frame',
+        'configs/action/lisa-p_1x1x1_mini-ssv2-rgb.py',
+        'mini_ssv2',
+        'ssv2',
+        (Metric('acc/top1', 'top-1'),),
+    ),
+)
+
 
 def choose(names: Sequence[str] | None) -> tuple[Task, ...]:
-    """Tasks by their keys; all by default.
+    """Tasks and controls by their keys; all tasks by default.
 
     Raises:
         UserError: A key is unknown.
     """
-    known = {task.key: task for task in MINI_TASKS}
+    known = {task.key: task for task in MINI_TASKS + MINI_CONTROLS}
     for name in names or ():
         if name not in known:
             raise UserError(f'task {name!r} is unknown{nearest(name, known)}; there are {", ".join(known)}')
-    return tuple(known[name] for name in dict.fromkeys(names or known))
+    return tuple(known[name] for name in dict.fromkeys(names)) if names else MINI_TASKS
 
 
 def make_data(task: Task, data: Path) -> dict:
