@@ -296,8 +296,9 @@ def _standing(out: Path) -> dict | None:
 
 
 def _count_files(root: Path) -> dict[str, int]:
-    """The number of files in each folder of a set."""
-    counts = Counter(path.parent.relative_to(root).as_posix() for path in root.rglob('*') if path.is_file())
+    """The number of files in each folder of a set, the record left out."""
+    files = (path for path in root.rglob('*') if path.is_file() and path != root / RECORD)
+    counts = Counter(path.parent.relative_to(root).as_posix() for path in files)
     return dict(sorted(counts.items()))
 
 
