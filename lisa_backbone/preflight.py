@@ -209,8 +209,9 @@ def check_channels(model: nn.Module) -> None:
     for image, module, name in _flow(model, torch.zeros(1, channels, 64, 64)):
         was_training = module.training
         try:
+            module.eval()  # which returns nothing in some of mmpretrain's backbones
             with torch.no_grad():
-                image.append(module.eval()(image[0]))
+                image.append(module(image[0]))
         except UserError as error:
             raise UserError(f'model.{name}: {error} (the data have {channels} channels)') from error
         except (RuntimeError, AssertionError) as error:
