@@ -23,6 +23,7 @@ from .data.mini import COMMANDS
 from .data.mini_sets import mini_set
 from .errors import UserError
 from .jobs import Processes, duration, threads_each, work_through
+from .rehearse import check_scale
 
 __all__ = [
     'STAND_INS',
@@ -155,6 +156,7 @@ def rehearse_all(
     """
     if jobs < 1:
         raise UserError(f'--jobs {jobs} is not positive; give the number of configs to rehearse at a time')
+    check_scale(scale)
     read = {path: _read(path) for path in tqdm(configs, desc='reading configs', unit='config', leave=False)}
     version, data = metadata.version('lisa-backbone'), 'real' if real else 'stand-in'
     wanted = {

@@ -36,7 +36,7 @@ from .runner import (
     write_json,
 )
 
-__all__ = ['FewOf', 'rehearse', 'shrink']
+__all__ = ['FewOf', 'check_scale', 'rehearse', 'shrink']
 
 BATCH, STEPS, VAL_IMAGES = 2, 4, 4
 LEAST_SIDE = 64  # two pixels at stride 32, enough for the heads that pool
@@ -136,8 +136,7 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
     """
     if options.launcher != 'none' or options.resume:
         raise UserError('--rehearse starts one process from the beginning; leave out --launcher and --resume')
-    if not 0 < scale <= 1:
-        raise UserError(f'--rehearse-scale {scale} is not between 0 and 1; give the factor to shrink images by')
+    check_scale(scale)
     cfg = prepare(options)
     require_training(cfg)
     real = copy.deepcopy(cfg)
@@ -163,6 +162,16 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
     write_json(Path(cfg.work_dir) / 'rehearse.json', report)
     _say('rehearsal passed', _lines(report, Path(cfg.work_dir) / 'rehearse.json'))
     return report
+
+
+def check_scale(scale: float) -> None:
+    """Stop if a factor on image sizes cannot be used.
+
+    Raises:
+        UserError: It is not above 0 and at most 1.
+    """
+    if not 0 < scale <= 1:
+        raise UserError(f'a rehearsal at scale {scale} is not possible; give a factor above 0 and at most 1')
 
 
 def shrink(cfg: Config, scale: float = 1.0) -> list[str]:

@@ -215,6 +215,15 @@ def test_failure_is_told_kept_and_tried_again(place):
     assert len(calls(folder)) == 1
 
 
+def test_options_that_cannot_be_used(place):
+    folder, _ = place
+    with pytest.raises(UserError, match='scale 2 is not possible'):
+        rehearse_in(folder, scale=2)
+    with pytest.raises(UserError, match='--jobs 0 is not positive'):
+        rehearse_in(folder, jobs=0)
+    assert calls(folder) == []
+
+
 def test_results_that_were_cut_short_are_passed_over(tmp_path):
     result = Rehearsal('a.py', True, 1.0, 5, 0.1, '', 'd', '0.1.0', 0.25, 'stand-in', 'now')
     path = tmp_path / 'results.jsonl'
