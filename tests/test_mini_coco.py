@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -130,6 +131,35 @@ def test_mmdet_reads_it(root):
         assert item['gt_bboxes_labels'].tolist() == [a['category_id'] - 1 for a in truth]
         np.testing.assert_array_equal(item['gt_masks'].masks, np.stack([coco.annToMask(a) for a in truth]))
         assert not item['gt_ignore_flags'].any()
+
+
+def test_a_stand_in_for_coco_lists_its_categories(root, tmp_path):
+    if find_spec('mmdet') is None:
+        pytest.skip('mmdet is not installed')
+    from mmdet.datasets import CocoDataset
+
+    made = make_mini_coco(tmp_path / 'set', replace(PARAMS, categories='coco'))
+    assert made['parameters'] == {**PARAMS.record(), 'categories': 'coco'}
+    for split in SPLITS:
+        usual, stand_in = (json.loads(annotation_file(place, split).read_text()) for place in (root, tmp_path / 'set'))
+        names = {category['id']: category['name'] for category in stand_in['categories']}
+        assert tuple(names.values()) == CocoDataset.METAINFO['classes']
+        assert [min(names), max(names), names[13], names[44], names[67]] == [
+            1, 90, 'stop sign', 'bottle', 'dining table',
+        ]  # fmt: skip
+        of_digit = dict(enumerate([1, 9, 17, 27, 37, 47, 56, 65, 78, 88], 1))  # every eighth of the 80
+        assert [of_digit[a['category_id']] for a in usual['annotations']] == [
+            a['category_id'] for a in stand_in['annotations']
+        ]
+        assert usual['images'] == stand_in['images']
+    dataset = CocoDataset(ann_file=str(annotation_file(tmp_path / 'set', 'train')), pipeline=[], test_mode=True)
+    labels = {instance['bbox_label'] for number in range(PARAMS.train)
+              for instance in dataset.get_data_info(number)['instances']}  # fmt: skip
+    assert labels == {
+        8 * (a['category_id'] - 1) for a in json.loads(annotation_file(root, 'train').read_text())['annotations']
+    }
+    with pytest.raises(UserError, match='categories must be one of'):
+        make_mini_coco(tmp_path / 'other', replace(PARAMS, categories='lvis'))
 
 
 def test_same_parameters_same_bytes(root, tmp_path):

@@ -16,6 +16,8 @@ from lisa_backbone.data.scenes import (
     SceneStyle,
     Sprite,
     draw_scene,
+    mark_cover,
+    paint_ground,
     render,
     scene_rng,
     sprite_alpha,
@@ -268,3 +270,30 @@ def test_textures(kind):
     assert one.std() > 0.1
     with pytest.raises(ValueError, match='texture'):
         texture('fur', (60, 90), 0)
+
+
+def test_marks_in_front_take_their_pixels_from_the_digits():
+    mark = Distractor(((20.0, 80.0), (140.0, 80.0)), 6, (1.0, 0.0, 0.0))
+    sprite = Sprite(0, WHITE, Pose(80, 80, 60))
+    bare, crossed = (render(Scene(SHAPE, PLAIN, (sprite,), overlays=marks)) for marks in ((), (mark,)))
+    assert (crossed.image[80, 30:130] == (255, 0, 0)).all()
+    over = mark_cover(mark, SHAPE) > 0.5
+    np.testing.assert_array_equal(crossed.instances, np.where(over, 0, bare.instances))
+    assert (bare.instances[over] > 0).any()
+
+
+def test_a_ground_painted_once_gives_the_same_frames():
+    scene = scenes(1)[0]
+    ground = paint_ground(scene)
+    kept = ground.copy()
+    for frame in range(2):
+        np.testing.assert_array_equal(render(scene, 0.0, frame, ground=ground).image, render(scene, 0.0, frame).image)
+    np.testing.assert_array_equal(ground, kept)
+
+
+def test_labels_and_lightness_can_be_asked_for():
+    luma = np.array([0.299, 0.587, 0.114])
+    for index in range(10):
+        scene = draw_scene(scene_rng(0, 'val', index), SHAPE, 'val', labels=(3, 8), lightness=0.6)
+        assert {sprite.label for sprite in scene.sprites} <= {3, 8}
+        assert (np.array(scene.ground.low) + np.array(scene.ground.high)) @ luma / 2 == pytest.approx(0.6)
