@@ -201,6 +201,7 @@ def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
                 loader.pop(key, None)
     loop, hooks = cfg.train_cfg, cfg.get('default_hooks') or {}
     by_epoch = _by_epoch(loop)
+    _keep_ends(cfg, by_epoch)
     loop.update({'max_epochs': 1} if by_epoch else {'max_iters': STEPS})
     if cfg.get('val_dataloader'):
         loop.update(val_interval=1 if by_epoch else STEPS, val_begin=1)
@@ -232,6 +233,13 @@ def _tests_otherwise(cfg: Config) -> bool:
 
 def _by_epoch(loop: dict) -> bool:
     return loop.get('max_epochs') is not None and loop.get('max_iters') is None
+
+
+def _keep_ends(cfg: Config, by_epoch: bool) -> None:
+    """Write out the ends of schedules that mmengine takes from the length of the training, which is cut short here."""
+    for _, node in walk_dicts(cfg.get('param_scheduler') or []):
+        if 'type' in node and node.get('by_epoch', True) == by_epoch:
+            node.setdefault('end', cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'])
 
 
 def _for_cpu(cfg: Config) -> list[str]:

@@ -16,6 +16,8 @@ compat.apply()
 pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
+from mmengine.config import Config  # noqa: E402
+
 from lisa_backbone import rehearsals  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.rehearsals import (  # noqa: E402
@@ -29,6 +31,7 @@ from lisa_backbone.rehearsals import (  # noqa: E402
     stand_in_of,
     table,
 )
+from lisa_backbone.rehearse import shrink  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIGS = REPO / 'configs'
@@ -232,6 +235,49 @@ def test_results_that_were_cut_short_are_passed_over(tmp_path):
         file.write('{"config": "b.p')
     rehearsals._append(path, replace(result, config='c.py'))
     assert [r.config for r in read_results(path)] == ['a.py', 'c.py']
+
+
+@pytest.mark.parametrize(('unit', 'by_epoch'), [('max_epochs', True), ('max_iters', False)])
+def test_schedules_keep_their_ends_when_the_training_is_cut_short(unit, by_epoch):
+    """Otherwise one that begins after the first epoch and ends with the last would end before it begins."""
+    cfg = Config(
+        dict(
+            model=dict(),
+            train_dataloader=dict(batch_size=2),
+            train_cfg={unit: 300},
+            optim_wrapper=dict(type='OptimWrapper'),
+            param_scheduler=[
+                dict(type='LinearLR', by_epoch=by_epoch, end=20),
+                dict(type='CosineAnnealingLR', by_epoch=by_epoch, begin=20),
+                dict(type='LinearLR', by_epoch=not by_epoch),  # its end is not known before the data are
+            ],
+        )
+    )
+    shrink(cfg)
+    assert cfg.train_cfg[unit] == (1 if by_epoch else 4)
+    assert [schedule.get('end') for schedule in cfg.param_scheduler] == [20, 300, None]
+
+
+def test_sizes_shrink_to_no_less_than_64():
+    pipeline = [
+        dict(type='Resize', scale=(2048, 512)),
+        dict(type='Resize', scale=(-1, 256)),
+        dict(type='RandomCrop', crop_size=(224, 48)),
+        dict(type='Mosaic', scale=0.5),
+    ]
+    dataset = dict(pipeline=pipeline)
+    cfg = Config(
+        dict(
+            model=dict(data_preprocessor=dict(size=(512, 512))),
+            train_dataloader=dict(batch_size=2, dataset=dataset),
+            train_cfg=dict(max_epochs=1),
+            optim_wrapper=dict(type='OptimWrapper'),
+        )
+    )
+    shrink(cfg, 0.25)
+    sizes = [step.get('scale', step.get('crop_size')) for step in cfg.train_dataloader.dataset.pipeline]
+    assert sizes == [(512, 128), (-1, 64), (64, 48), 0.5]
+    assert cfg.model.data_preprocessor.size == (128, 128)
 
 
 def test_the_command_line(tmp_path):
