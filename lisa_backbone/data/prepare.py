@@ -343,6 +343,8 @@ def _inspect_all(
         else:
             new.append((path, key))
     with (root / CACHE).open('a', encoding='utf-8') as cache, ThreadPoolExecutor(workers) as pool:  # PyAV frees the GIL
+        if cache.tell():
+            cache.write('\n')  # a run that was killed may have left half a line
         verdicts = pool.map(lambda one: inspect_video(folder / one[0], check)[0], new)
         try:
             progress = tqdm(verdicts, f'checking {split}', len(new), unit='video', disable=not show or not new)
