@@ -39,8 +39,8 @@ _SSV2_NAMES = {'train': 'train', 'val': 'validation'}
 _SSV2_FOLDERS = ('videos', '20bn-something-something-v2')
 _SSV2_CLASSES, _SSV2_OFFICIAL = 174, {'train': 168913, 'val': 24777}
 _SSV2_SOURCE = (
-    'labels and videos of Something-Something V2 are given by Qualcomm, '
-    'https://www.qualcomm.com/developer/software/something-something-v-2-dataset'
+    'labels and videos of Something-Something V2 are given on request at '
+    'https://developer.qualcomm.com/software/ai-datasets/something-something'
 )
 
 

@@ -65,6 +65,9 @@ class OpenVideo:
             raise UserError(f'the video {path} cannot be read ({error_words(error)}); fetch it again') from error
         if not results['total_frames']:
             raise UserError(f'the video {path} holds no frame; fetch it again or take its line out of the list')
+        container.streams.video[
+            0
+        ].thread_type = 'NONE'  # loaders have a worker for each core; threads wait on each other
         results['video_reader'] = container
         results['avg_fps'] = float(container.streams.video[0].average_rate or 0)
         return results
