@@ -349,7 +349,7 @@ def test_tsm_differs_by_the_model_and_the_layout_of_clips_alone(name):
     assert {one[key] for key in different if key.endswith('.input_format')} == {'NCHW'}
 
 
-@pytest.mark.parametrize('name', LISA)
+@pytest.mark.parametrize('name', [name for name in LISA if size(name) != 's'])  # s and b differ by their arch alone
 def test_config_builds_and_decays_what_it_should(name):
     cfg = copy.deepcopy(load(name))
     null_empty_pretrained(cfg)
