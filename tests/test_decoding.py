@@ -36,12 +36,12 @@ def test_a_decoder_that_is_one_frame_off_is_found(tmp_path, monkeypatch):
 
 def test_results_are_written_and_shown(tmp_path):
     rows = [
-        Row('small', 'dense', 8, PYAV, 12.345, 1.0, 1.0, 7.4),
+        Row('small', 'dense', 8, PYAV, 12.25, 1.0, 1.0, 7.4),
         Row('small', 'dense', 8, 'OpenCV', 6.0, 0.5, 0.25, 9),
     ]
     write(rows, tmp_path / 'out.csv')
     head, first, _ = (tmp_path / 'out.csv').read_text().splitlines()
     assert head.startswith('clip,sampling,frames,decoder,version')
     assert first.startswith(f'small,dense,8,"{PYAV}",')
-    assert ',12.35,1.000,1.0000,7,' in first or ',12.34,1.000,1.0000,7,' in first
+    assert ',12.25,1.000,1.0000,7,' in first
     assert '| OpenCV | 0.50 | 25.0% | 9 MiB |' in table(rows)
