@@ -558,7 +558,7 @@ def test_test_runs_lint_and_tests_and_ends_with_pytest(tmp_path, monkeypatch, ca
     assert bootstrap.test(env, ['-k', 'attention']) == status
     assert capfd.readouterr().out.splitlines()[-1] == '== 3 passed =='
     assert [call.split()[1:3] for call in calls()[:2]] == [['ruff', 'check'], ['ruff', 'format']]
-    assert calls()[2] == '-m pytest -k attention'
+    assert re.fullmatch(r'-m pytest -n [1-8] --dist loadfile -k attention', calls()[2])
 
 
 def test_continuous_integration_calls_the_test_command(tmp_path):

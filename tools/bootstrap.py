@@ -24,18 +24,19 @@ from datetime import datetime
 from pathlib import Path
 
 from bootstrap_steps.environment import ROOT, STACKS, Environment, duration
-from bootstrap_steps.machine import SetUpError, find_python
+from bootstrap_steps.machine import SetUpError, find_python, jobs
 from bootstrap_steps.packages import set_up
 
 SOURCES = ('lisa_backbone', 'tools', 'configs', 'tests')
 DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
 
 
-def run_tool(env: Environment, *command) -> int:
+def run_tool(env: Environment, *command, **variables: str) -> int:
     """Run a command of the environment in the checkout with its output shown; return its exit status."""
     print('\n$ python ' + ' '.join(map(str, command)), flush=True)
-    variables = {key: value for key, value in env.variables().items() if not key.startswith('PIP_')}
-    return subprocess.run([str(env.python), *map(str, command)], cwd=str(ROOT), env=variables).returncode
+    kept = {key: value for key, value in env.variables().items() if not key.startswith('PIP_')}
+    ran = subprocess.run([str(env.python), *map(str, command)], cwd=str(ROOT), env={**kept, **variables})
+    return ran.returncode
 
 
 def demo(env: Environment, arguments: list) -> int:
@@ -85,11 +86,13 @@ def is_interrupted(work: Path) -> bool:
 
 
 def test(env: Environment, arguments: list) -> int:
-    """Run the lint rules and the tests; pytest's closing line is the last one printed."""
+    """Run the lint rules and the tests, a file of tests per process; pytest's closing line is the last one printed."""
     lint = [run_tool(env, '-m', 'ruff', *words, *SOURCES) for words in (('check',), ('format', '--check'))]
     if any(lint):
         print('\nerror: the lint rules are broken (above); the tests run all the same', flush=True)
-    return run_tool(env, '-m', 'pytest', *arguments) or max(lint)
+    workers = min(jobs(gigabytes=4), 8)
+    threads = {} if workers == 1 else {'OMP_NUM_THREADS': '1'}  # else the threads of each would compete for the cores
+    return run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads) or max(lint)
 
 
 def parse(arguments: list) -> tuple[argparse.Namespace, list]:

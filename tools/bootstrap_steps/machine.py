@@ -117,6 +117,13 @@ def check_disk(folder: Path, gigabytes: float, what: str) -> None:
         )
 
 
+def jobs(gigabytes: float) -> int:
+    """Return how many processes may run at once: one per core, and so much memory for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9
+    return max(1, min(cores, int(memory / gigabytes)))
+
+
 def cuda_toolkit() -> str | None:
     """Return the version of the CUDA compiler, such as ``13.0``, or ``None`` where there is no nvcc."""
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from .environment import REQUIREMENTS, STACKS, Environment, duration, locked
-from .machine import SetUpError, check_disk, cuda_toolkit, find_compiler
+from .machine import SetUpError, check_disk, cuda_toolkit, find_compiler, jobs
 
 
 def mmcv_plan(env: Environment) -> tuple[str, dict]:
@@ -50,13 +50,6 @@ def pins(env: Environment) -> list:
     """Return the pinned lines of the stack."""
     lines = (REQUIREMENTS / f'{env.stack}.txt').read_text().splitlines()
     return [line.strip() for line in lines if '==' in line and not line.startswith('#')]
-
-
-def jobs() -> int:
-    """Return how many compilers may run at once: one per core, and 2 GB of memory for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2e9
-    return max(1, min(cores, int(memory)))
 
 
 class Progress:
@@ -109,7 +102,7 @@ def build_mmcv(env: Environment, key: str, build: dict) -> Path:
             return ready[0]
         compiler = find_compiler()
         check_disk(env.cache, 2.5 if build['FORCE_CUDA'] == '1' else 1.0, f'building {name}')
-        many = os.environ.get('MAX_JOBS') or str(jobs())
+        many = os.environ.get('MAX_JOBS') or str(jobs(gigabytes=2))
         ops = 'C++ and CUDA ops' if build['FORCE_CUDA'] == '1' else 'C++ ops'
         extra = {**build, 'MAX_JOBS': many, 'CXX': compiler}
         if not shutil.which((sysconfig.get_config_var('CC') or 'cc').split()[0]):
