@@ -61,6 +61,7 @@ class MiniAde20kParams(MiniParams):
             contrast=(0.35, 0.6),
             texture=(0.16, 0.32),
             distractors=(1, 4),
+            min_visible=0.85,
         )
     )
     regions: tuple[int, int] = (2, 4)
