@@ -164,9 +164,8 @@ def test_norm_eval_holds_the_statistics_of_batch_norms():
 def test_videos_of_any_size(arch, temporal_stride, frames):
     model = give_weight_to_time(build(arch, temporal_stride=temporal_stride, layer_scale_init_value=1.0)).train()
     maps = model(clip(frames, 33, 47))
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (width, 2, *size) for width, size in zip(model.embed_dims, zip(strided(33), strided(47)), strict=True)
-    ]
+    expected = list(zip(model.embed_dims, strided(33), strided(47), strict=True))
+    assert [tuple(m.shape[1:]) for m in maps] == [(width, 2, *size) for width, *size in expected]
     assert all(m.is_contiguous() and m.isfinite().all() for m in maps)
     sum(m.square().mean() * (i + 1) for i, m in enumerate(maps)).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
