@@ -6,4 +6,4 @@ _base_ = [
     '../_base_/det_runtime.py',
 ]
 
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=4, max_keep_ckpts=2))
