@@ -505,15 +505,17 @@ case "$*" in
      sed -i 's/}}}}$/}}, "test": {{"metrics": {{"coco\\/bbox_mAP": 0.5123, "coco\\/segm_mAP": 0.4, "time": 1}}}}}}/' \\
        {work}/metrics.json;;
   *ruff*check*) exit {lint};;
+  *tools/rehearse.py*) exit {rehearsed};;
   *pytest*) echo '== 3 passed =='; exit {tests};;
 esac
 """
 
 
-def fake_env(tmp_path, monkeypatch, lint=0, tests=0):
+def fake_env(tmp_path, monkeypatch, lint=0, tests=0, rehearsed=0):
     work = tmp_path / 'work_dirs' / 'mask-rcnn_lisa-p_fpn_mini-coco'
     env = make_env(tmp_path)
-    text = FAKE_PYTHON.format(calls=tmp_path / 'calls', root=tmp_path, work=work, lint=lint, tests=tests)
+    statuses = {'lint': lint, 'tests': tests, 'rehearsed': rehearsed}
+    text = FAKE_PYTHON.format(calls=tmp_path / 'calls', root=tmp_path, work=work, **statuses)
     executable(env.python, text)
     monkeypatch.setattr(bootstrap, 'ROOT', tmp_path)
     return env, work, lambda: (tmp_path / 'calls').read_text().splitlines()
@@ -559,6 +561,14 @@ def test_test_runs_lint_and_tests_and_ends_with_pytest(tmp_path, monkeypatch, ca
     assert capfd.readouterr().out.splitlines()[-1] == '== 3 passed =='
     assert [call.split()[1:3] for call in calls()[:2]] == [['ruff', 'check'], ['ruff', 'format']]
     assert re.fullmatch(r'-m pytest -n [1-8] --dist loadfile -k attention', calls()[2])
+
+
+@pytest.mark.parametrize('rehearsed', [0, 1])
+def test_test_rehearses_some_configs(tmp_path, monkeypatch, capfd, rehearsed):
+    env, _, calls = fake_env(tmp_path, monkeypatch, rehearsed=rehearsed)
+    assert bootstrap.test(env, []) == rehearsed
+    assert calls()[2] == 'tools/rehearse.py --sample 2'
+    assert capfd.readouterr().out.splitlines()[-1] == '== 3 passed =='
 
 
 def test_continuous_integration_calls_the_test_command(tmp_path):

@@ -28,6 +28,7 @@ from bootstrap_steps.machine import SetUpError, find_python, jobs
 from bootstrap_steps.packages import set_up
 
 SOURCES = ('lisa_backbone', 'tools', 'configs', 'tests')
+CONFIGS_REHEARSED = 2
 DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
 
 
@@ -86,13 +87,21 @@ def is_interrupted(work: Path) -> bool:
 
 
 def test(env: Environment, arguments: list) -> int:
-    """Run the lint rules and the tests, a file of tests per process; pytest's closing line is the last one printed."""
+    """Run the lint rules, a sample of the configs that differs from day to day, and the tests, a file per process.
+
+    Pytest's closing line is the last one printed. With arguments for pytest, the configs are left out.
+    """
     lint = [run_tool(env, '-m', 'ruff', *words, *SOURCES) for words in (('check',), ('format', '--check'))]
     if any(lint):
         print('\nerror: the lint rules are broken (above); the tests run all the same', flush=True)
+    rehearsed = 0 if arguments else run_tool(env, 'tools/rehearse.py', '--sample', CONFIGS_REHEARSED)
+    if rehearsed:
+        print('\nerror: a config failed its rehearsal (above); the tests run all the same', flush=True)
     workers = min(jobs(gigabytes=4), 8)
     threads = {} if workers == 1 else {'OMP_NUM_THREADS': '1'}  # else the threads of each would compete for the cores
-    return run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads) or max(lint)
+    return run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads) or max(
+        *lint, rehearsed
+    )
 
 
 def parse(arguments: list) -> tuple[argparse.Namespace, list]:
