@@ -99,9 +99,8 @@ def test(env: Environment, arguments: list) -> int:
         print('\nerror: a config failed its rehearsal (above); the tests run all the same', flush=True)
     workers = min(jobs(gigabytes=4), 8)
     threads = {} if workers == 1 else {'OMP_NUM_THREADS': '1'}  # else the threads of each would compete for the cores
-    return run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads) or max(
-        *lint, rehearsed
-    )
+    tested = run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads)
+    return tested or max(*lint, rehearsed)
 
 
 def parse(arguments: list) -> tuple[argparse.Namespace, list]:
