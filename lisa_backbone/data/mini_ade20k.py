@@ -58,7 +58,9 @@ class MiniAde20kParams(MiniParams):
             count=(2, 5),
             size=(36.0, 80.0),
             stroke=(0.01, 0.03),
-            contrast=(0.35, 0.6),
+            lightness=(0.2, 0.35),
+            contrast=(0.4, 0.6),
+            colourfulness=(0.0, 0.3),
             texture=(0.16, 0.32),
             distractors=(1, 4),
             min_visible=0.85,
@@ -66,7 +68,7 @@ class MiniAde20kParams(MiniParams):
     )
     regions: tuple[int, int] = (2, 4)
 
-    generator: ClassVar[int] = 1
+    generator: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def draw_regions(rng: np.random.Generator, split: str, params: MiniAde20kParams)
     Returns:
         The scene.
     """
-    lightness = rng.uniform(0.25, 0.75)
+    lightness = rng.uniform(*params.style.lightness)
     shape = (params.size, params.size)
     scene = draw_scene(rng, shape, split, params.style, lightness=lightness)
     grounds = [scene.ground]

@@ -23,14 +23,22 @@ _OVERLAYS = (0, 2)  # marks in front of a digit
 class MiniImagenetParams(MiniParams):
     """All that a mini ImageNet depends on: see :class:`~lisa_backbone.data.mini.MiniParams`."""
 
-    train: int = 1000
+    train: int = 2000
     val: int = 300
     size: int = 64
     style: SceneStyle = field(
-        default_factory=lambda: SceneStyle(count=(1, 1), size=(26.0, 52.0), contrast=(0.35, 0.6), distractors=(0, 3))
+        default_factory=lambda: SceneStyle(
+            count=(1, 1),
+            size=(26.0, 52.0),
+            lightness=(0.08, 0.2),
+            contrast=(0.5, 0.7),
+            colourfulness=(0.0, 0.3),
+            texture=(0.02, 0.1),
+            distractors=(0, 1),
+        )
     )
 
-    generator: ClassVar[int] = 1
+    generator: ClassVar[int] = 2
 
 
 def draw_image(rng: np.random.Generator, split: str, label: int, params: MiniImagenetParams) -> Scene:
@@ -45,7 +53,7 @@ def draw_image(rng: np.random.Generator, split: str, label: int, params: MiniIma
     Returns:
         The scene.
     """
-    lightness = rng.uniform(0.2, 0.8)
+    lightness = rng.uniform(*params.style.lightness)
     shape = (params.size, params.size)
     scene = draw_scene(rng, shape, split, params.style, labels=(label,), lightness=lightness)
     marks = range(rng.integers(_OVERLAYS[0], _OVERLAYS[1] + 1))

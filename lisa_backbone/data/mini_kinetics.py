@@ -43,14 +43,22 @@ class MiniKineticsParams(MiniVideoParams):
     size: int = 64
     style: SceneStyle = field(
         default_factory=lambda: SceneStyle(
-            count=(1, 1), size=(24.0, 40.0), angle=15.0, stroke=(0.0, 0.03), contrast=(0.35, 0.6)
+            count=(1, 1),
+            size=(24.0, 40.0),
+            angle=15.0,
+            stroke=(0.0, 0.03),
+            lightness=(0.08, 0.2),
+            contrast=(0.5, 0.7),
+            colourfulness=(0.0, 0.3),
+            texture=(0.02, 0.1),
+            distractors=(0, 2),
         )
     )
     way: tuple[float, float] = (0.2, 0.5)
     growth: float = 1.25
     turn: float = 15.0
 
-    generator: ClassVar[int] = 1
+    generator: ClassVar[int] = 2
 
 
 def draw_moving(rng: np.random.Generator, split: str, label: int, params: MiniKineticsParams) -> Scene:

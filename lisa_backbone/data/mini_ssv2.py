@@ -79,12 +79,15 @@ class MiniSsv2Params(MiniVideoParams):
     rate: int = 12
     style: SceneStyle = field(
         default_factory=lambda: SceneStyle(
-            count=(1, 2),
+            count=(1, 1),
             size=(18.0, 42.0),
             stroke=(0.01, 0.03),
-            contrast=(0.4, 0.6),
+            lightness=(0.08, 0.2),
+            contrast=(0.5, 0.7),
+            colourfulness=(0.0, 0.3),
+            texture=(0.02, 0.06),
             noise=(0.005, 0.015),
-            distractors=(0, 2),
+            distractors=(0, 0),
             min_visible=0.0,
         )
     )
@@ -98,7 +101,7 @@ class MiniSsv2Params(MiniVideoParams):
         }
     )
 
-    generator: ClassVar[int] = 1
+    generator: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class SceneStyle:
         shear: Largest horizontal shear either way, as a share of the height.
         aspect: Stretch of the width.
         stroke: Widening of the stroke on each side, as a share of the digit's height.
+        lightness: Mean lightness of the ground, of 0..1.
         contrast: Difference in lightness between a digit and the mean of the ground, of 0..1.
         colourfulness: Saturation of digits, of 0..1.
         texture: Strength of the ground's texture: difference in lightness between its two colours, of 0..1.
@@ -72,6 +73,7 @@ class SceneStyle:
     shear: float = 0.15
     aspect: tuple[float, float] = (0.85, 1.15)
     stroke: tuple[float, float] = (0.0, 0.025)
+    lightness: tuple[float, float] = (0.2, 0.8)
     contrast: tuple[float, float] = (0.3, 0.6)
     colourfulness: tuple[float, float] = (0.2, 0.9)
     texture: tuple[float, float] = (0.04, 0.2)
@@ -255,7 +257,7 @@ def draw_scene(
         split: Whose digits to use, 'train' or 'val'.
         style: What the scene looks like.
         labels: The classes to draw digits of.
-        lightness: Mean lightness of the ground, of 0..1; drawn if None.
+        lightness: Mean lightness of the ground, of 0..1; drawn by the style if None.
 
     Returns:
         The scene, at least ``style.count[0]`` digits in it.
@@ -264,7 +266,7 @@ def draw_scene(
         ValueError: If so many digits of such a size cannot be placed on the canvas.
     """
     style = style or SceneStyle()
-    lightness = rng.uniform(0.2, 0.8) if lightness is None else lightness
+    lightness = rng.uniform(*style.lightness) if lightness is None else lightness
     ground = draw_ground(rng, lightness, style)
     sprites = _draw_sprites(rng, shape, split, style, lightness, labels)
     marks = rng.integers(style.distractors[0], style.distractors[1] + 1)
