@@ -277,7 +277,7 @@ def test_mini_configs_validate_once_and_never_flip(name):
     cfg = load(name)
     loop, pipelines = cfg.train_cfg, kinds(name)
     assert loop.val_interval == (loop.get('max_iters') or loop.max_epochs)
-    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 8
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == (16 if 'action' in name else 8)
     assert cfg.optim_wrapper.optimizer == adamw(2e-3 if name.startswith('det') else 1e-3, 0.05)
     assert not [node.type for p in pipelines for _, node in walk_dicts({'p': p}) if 'Flip' in str(node.get('type'))]
     root = {'det': 'mini_coco', 'seg': 'mini_ade20k', 'pretrain': 'mini_imagenet'}.get(name.split('/')[0])

@@ -12,3 +12,4 @@ model = dict(
 )
 train_cfg = dict(max_epochs=20, val_interval=20)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))
+auto_scale_lr = dict(base_batch_size=16)

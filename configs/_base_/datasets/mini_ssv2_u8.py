@@ -37,7 +37,7 @@ test_pipeline = [
 ]
 train_set = dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline)
 val_set = dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
-train_dataloader = dict(num_workers=1, dataset=train_set)
+train_dataloader = dict(batch_size=16, num_workers=1, dataset=train_set)
 val_dataloader = dict(num_workers=1, dataset=val_set)
 test_dataloader = dict(batch_size=8, num_workers=1, dataset=val_set)
 del train_set, val_set

@@ -1,4 +1,4 @@
-# A few minutes on two processor cores, counted in epochs: AdamW with warm-up and cosine decay, for batches of 8.
+# A few minutes on two processor cores, counted in epochs: AdamW with warm-up and cosine decay.
 # Neither norms, biases, layer scales nor RPEs decay.
 train_cfg = dict(by_epoch=True, max_epochs=15, val_interval=15)
 val_cfg = dict()
