@@ -78,7 +78,7 @@ MINI_TASKS = (
     ),
     Task(
         'mini SSv2',
-        'configs/action/lisa-p_u8-20e_mini-ssv2-rgb.py',
+        'configs/action/lisa-p_u8-30e_mini-ssv2-rgb.py',
         'mini_ssv2',
         'ssv2',
         (Metric('acc/top1', 'top-1'),),
