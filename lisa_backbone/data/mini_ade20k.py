@@ -60,7 +60,8 @@ class MiniAde20kParams(MiniParams):
             stroke=(0.01, 0.03),
             lightness=(0.2, 0.35),
             contrast=(0.4, 0.6),
-            colourfulness=(0.0, 0.3),
+            colourfulness=(0.0, 0.1),
+            ground_colourfulness=(0.0, 0.1),
             texture=(0.16, 0.32),
             distractors=(1, 4),
             min_visible=0.85,
@@ -68,7 +69,7 @@ class MiniAde20kParams(MiniParams):
     )
     regions: tuple[int, int] = (2, 4)
 
-    generator: ClassVar[int] = 2
+    generator: ClassVar[int] = 3
 
 
 @dataclass(frozen=True)

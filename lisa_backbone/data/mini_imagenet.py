@@ -16,7 +16,7 @@ from .scenes import Scene, SceneStyle, draw_distractor, draw_scene, render, scen
 __all__ = ['MINI_IMAGENET', 'SYNSETS', 'MiniImagenetParams', 'draw_image', 'make_mini_imagenet']
 
 SYNSETS = tuple(f'n{label:08d}' for label in range(10))  # the folder of each class
-_OVERLAYS = (0, 2)  # marks in front of a digit
+_OVERLAYS = (0, 1)  # marks in front of a digit
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class MiniImagenetParams(MiniParams):
             size=(26.0, 52.0),
             lightness=(0.08, 0.2),
             contrast=(0.5, 0.7),
-            colourfulness=(0.0, 0.3),
+            colourfulness=(0.0, 0.1),
+            ground_colourfulness=(0.0, 0.1),
             texture=(0.02, 0.1),
             distractors=(0, 1),
         )
     )
 
-    generator: ClassVar[int] = 2
+    generator: ClassVar[int] = 3
 
 
 def draw_image(rng: np.random.Generator, split: str, label: int, params: MiniImagenetParams) -> Scene:

@@ -49,7 +49,8 @@ class MiniKineticsParams(MiniVideoParams):
             stroke=(0.0, 0.03),
             lightness=(0.08, 0.2),
             contrast=(0.5, 0.7),
-            colourfulness=(0.0, 0.3),
+            colourfulness=(0.0, 0.1),
+            ground_colourfulness=(0.0, 0.1),
             texture=(0.02, 0.1),
             distractors=(0, 2),
         )
@@ -58,7 +59,7 @@ class MiniKineticsParams(MiniVideoParams):
     growth: float = 1.25
     turn: float = 15.0
 
-    generator: ClassVar[int] = 2
+    generator: ClassVar[int] = 3
 
 
 def draw_moving(rng: np.random.Generator, split: str, label: int, params: MiniKineticsParams) -> Scene:

@@ -84,7 +84,8 @@ class MiniSsv2Params(MiniVideoParams):
             stroke=(0.01, 0.03),
             lightness=(0.08, 0.2),
             contrast=(0.5, 0.7),
-            colourfulness=(0.0, 0.3),
+            colourfulness=(0.0, 0.1),
+            ground_colourfulness=(0.0, 0.1),
             texture=(0.02, 0.06),
             noise=(0.005, 0.015),
             distractors=(0, 0),
@@ -101,7 +102,7 @@ class MiniSsv2Params(MiniVideoParams):
         }
     )
 
-    generator: ClassVar[int] = 2
+    generator: ClassVar[int] = 3
 
 
 @dataclass(frozen=True)

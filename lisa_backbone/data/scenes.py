@@ -59,6 +59,7 @@ class SceneStyle:
         lightness: Mean lightness of the ground, of 0..1.
         contrast: Difference in lightness between a digit and the mean of the ground, of 0..1.
         colourfulness: Saturation of digits, of 0..1.
+        ground_colourfulness: Saturation of the ground, of 0..1.
         texture: Strength of the ground's texture: difference in lightness between its two colours, of 0..1.
         noise: Standard deviation of the pixel noise, of 0..1.
         blur: Standard deviation of the blur of the whole image, in pixels.
@@ -76,6 +77,7 @@ class SceneStyle:
     lightness: tuple[float, float] = (0.2, 0.8)
     contrast: tuple[float, float] = (0.3, 0.6)
     colourfulness: tuple[float, float] = (0.2, 0.9)
+    ground_colourfulness: tuple[float, float] = (0.05, 0.5)
     texture: tuple[float, float] = (0.04, 0.2)
     noise: tuple[float, float] = (0.005, 0.02)
     blur: tuple[float, float] = (0.0, 0.5)
@@ -291,7 +293,7 @@ def draw_ground(
     """
     kind = kinds[rng.integers(len(kinds))]
     half = rng.uniform(*style.texture) / 2
-    hue, saturation = rng.uniform(), rng.uniform(0.05, 0.5)
+    hue, saturation = rng.uniform(), rng.uniform(*style.ground_colourfulness)
     low = _colour(hue, saturation, lightness - half)
     high = _colour(hue + rng.normal(0, 0.06), saturation, lightness + half)
     return Ground(kind, low, high, int(rng.integers(2**31)))
