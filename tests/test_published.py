@@ -19,14 +19,14 @@ SPOTS = [
     ('Swin-S', 'COCO Mask R-CNN 1x', {}, {'box AP': 45.7, 'mask AP': 41.1}),
     ('Swin-S', 'COCO Mask R-CNN 1x', {'quoted by': 'VMamba'}, {'box AP': 44.8, 'mask AP': 40.9}),
     ('UniFormer-B (h14)', 'COCO Mask R-CNN 3x', {}, {'box AP': 50.3, 'mask AP': 44.8}),
-    ('TransNeXt-Tiny', 'ADE20K UPerNet 160k', {'scales': 'single'}, {'mIoU': 51.1}),
+    ('TransNeXt-Tiny', 'ADE20K UPerNet 160k', {'scales': 1, 'input': '512x512'}, {'mIoU': 51.1}),
     ('RMT-S', 'ADE20K Semantic FPN 80k', {'iterations': 80000}, {'mIoU': 49.4}),
     ('FLatten-Swin-T', 'ADE20K UPerNet 160k', {}, {'mIoU': 44.82}),
     ('MViTv2-S', 'Kinetics-400', {'views': 'as published'}, {'top-1': 81.0}),
     ('UniFormer-S (h14)', 'Kinetics-400', {'views': 4, 'frames': 16}, {'top-1': 80.8}),
     ('UniFormer-S (h14)', 'Something-Something-V2', {'frames': 16}, {'top-1': 67.7}),
     ('Swin-B', 'Something-Something-V2', {'pretraining': 'Kinetics-400'}, {'top-1': 69.6}),
-    ('SlowFast-R50 8x8', 'Something-Something-V2', {'frames': 16, 'interval': 8}, {'top-1': 63.0}),
+    ('SlowFast-R50 8x8', 'Something-Something-V2', {'frames': 16, 'frame interval': 8}, {'top-1': 63.0}),
 ]
 
 
@@ -61,8 +61,8 @@ def test_each_has_a_source_and_a_size():
     found = {(r['model'], r['parameters']['backbone'], r['macs']['value'], *r['macs']['input']) for r in RECORDS}
     sizes = {model: size for model, *size in found}
     assert len(found) == len(sizes) == 28
-    assert sizes['PVTv2-B2'] == [25_400_000, 4_050_000_000, 224, 224]
-    assert sizes['XCiT-S12/8'] == [26_200_000, 18_700_000_000, 224, 224]
+    assert sizes['PVTv2-B2'] == [25_400_000, 4_050_000_000, 1, 3, 224, 224]
+    assert sizes['XCiT-S12/8'] == [26_200_000, 18_700_000_000, 1, 3, 224, 224]
     assert sizes['SlowFast-R50 8x8'] == [34_600_000, 66_100_000_000]  # of a clip; its size is not stated
 
 
