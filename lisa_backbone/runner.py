@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -31,7 +31,21 @@ from . import compat
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
+from .leaderboard.collect import write_record
+from .predictions import keep_predictions
 from .preflight import Preflight, check_data, explain_build_error, preflight
+from .provenance import (
+    code_state,
+    config_of,
+    count_backbone_macs,
+    data_of,
+    file_digest,
+    initial_weights,
+    machine_of,
+    nominal_input,
+    peak_mib,
+    protocol_of,
+)
 
 __all__ = [
     'MetricsHook',
@@ -120,6 +134,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     if is_main(options.launcher):
         mode = 'resume' if resumed else 'train'
         _announce(preflight(cfg, mode, resumed, options.min_fit, check_images=options.check_images))
+    weights = initial_weights(cfg)
     start = time.perf_counter()
     hook = MetricsHook()
     with explained(cfg):
@@ -132,7 +147,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     best = info.get('best_ckpt')
     checkpoint = best if best and Path(best).is_file() else find_latest_checkpoint(runner.work_dir)
     result = record(
-        cfg,
+        options,
         checkpoint=checkpoint,
         metrics=hook.val[-1][1] if hook.val else {},
         seconds=seconds,
@@ -140,6 +155,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         best=None if info.get('best_score') is None else float(info['best_score']),
         iterations=runner.iter,
         resumed_from=resumed,
+        weights=weights,
         **_sizes(runner.model),
     )
     if runner.rank == 0:
@@ -176,17 +192,33 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
         _show(cfg, options.show_dir)
     if is_main(options.launcher):
         _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
+    protocol, shape = protocol_of(cfg, options.tta), nominal_input(cfg)
     if options.tta:
         _augment_test(cfg)
+    predictions = keep_predictions(cfg, 'predictions_tta' if options.tta else 'predictions')
     start = time.perf_counter()
     with explained(cfg):
         runner = build_runner(cfg)
         metrics = plain_metrics(runner.test())
-    seconds = time.perf_counter() - start
-    result = record(cfg, checkpoint=checkpoint, metrics=metrics, seconds=seconds, seed=runner.seed)
+    result = record(
+        options,
+        checkpoint=checkpoint,
+        metrics=metrics,
+        seconds=time.perf_counter() - start,
+        seed=runner.seed,
+        protocol=protocol,
+    )
     if runner.rank == 0:
+        result |= {
+            'weights': file_digest(checkpoint),
+            'data': data_of(cfg),
+            'predictions': file_digest(predictions) if predictions and predictions.is_file() else None,
+            'macs': count_backbone_macs(_plain_model(runner.model), shape),
+        }
         _save_record(runner.work_dir, 'test_tta' if options.tta else 'test', result)
-        runner.logger.info(f'tested {checkpoint} in {seconds:.0f} s: {_words(metrics) or "no metrics"}')
+        if not options.tta:
+            write_record(Path(runner.work_dir), cfg)
+        runner.logger.info(f'tested {checkpoint} in {result["seconds"]:.0f} s: {_words(metrics) or "no metrics"}')
         if options.show_dir:
             runner.logger.info(f'pictures are in {options.show_dir}')
     return result
@@ -305,12 +337,12 @@ def explained(cfg: Config) -> Iterator[None]:
 
 
 def record(
-    cfg: Config, *, checkpoint: str | None, metrics: dict, seconds: float, seed: int, **more: Any
+    options: RunOptions, *, checkpoint: str | None, metrics: dict, seconds: float, seed: int, **more: Any
 ) -> dict[str, Any]:
     """One entry of metrics.json.
 
     Args:
-        cfg: The config.
+        options: The config and what the command line changed in it.
         checkpoint: The weights that the metrics belong to.
         metrics: Name to value.
         seconds: Wall time of the run.
@@ -321,14 +353,16 @@ def record(
         Plain data.
     """
     return {
-        'config': cfg.filename,
+        'config': config_of(options.config, {**(options.cfg_options or {}), **_flags(options)}),
         'checkpoint': checkpoint,
         'metrics': metrics,
         'seconds': round(seconds, 1),
         'seed': seed,
         **more,
+        'peak_mib': peak_mib(),
+        'code': code_state(),
         'versions': versions(),
-        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else f'cpu, {os.cpu_count()} cores',
+        'machine': machine_of(),
         'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     }
 
@@ -346,6 +380,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _flags(options: RunOptions) -> dict[str, bool]:
+    """The flags that change what a config says, where they are set."""
+    return {name: True for name in ('amp', 'auto_scale_lr') if getattr(options, name)}
+
+
 _DISTRIBUTIONS = {'onedl-mmdet': 'onedl-mmdetection'}
 
 
@@ -357,9 +396,16 @@ def write_json(path: str | Path, content: Any) -> None:
     os.replace(draft, path)
 
 
+def _plain_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside those that distribute it or average its predictions."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def _sizes(model: torch.nn.Module) -> dict[str, int]:
     """Parameters of a model, and of its backbone if it has one."""
-    model = model.module if is_model_wrapper(model) else model
+    model = _plain_model(model)
     sizes = {'parameters': count_parameters(model)}
     if isinstance(getattr(model, 'backbone', None), torch.nn.Module):
         sizes['backbone_parameters'] = count_parameters(model.backbone)

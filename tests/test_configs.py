@@ -46,8 +46,8 @@ PRETRAINING = [f'lisa-{size}_16xb64_in1k' for size in 'tsb']
 MINI = [
     'det/mask-rcnn_lisa-p_fpn_mini-coco',
     'seg/lisa-p_fpn_mini-ade20k-128x128',
-    'action/lisa-p_8x2x1-15e_mini-kinetics-rgb',
-    'action/lisa-p_u8-30e_mini-ssv2-rgb',
+    'action/lisa-p_8x2x1_mini-kinetics-rgb',
+    'action/lisa-p_u8_mini-ssv2-rgb',
     'action/lisa-p_1x1x1_mini-ssv2-rgb',
     'pretrain/lisa-p_mini-imagenet',
 ]
@@ -294,8 +294,8 @@ def test_mini_configs_validate_once_and_never_flip(name):
 def test_the_mini_video_configs_see_the_frames_they_name():
     samplers = {name: next(s for s in kinds(name)[0] if 'Sample' in s.type) for name in MINI if 'action' in name}
     assert {name.split('/')[1]: {k: v for k, v in s.items() if k != 'num_clips'} for name, s in samplers.items()} == {
-        'lisa-p_8x2x1-15e_mini-kinetics-rgb': {'type': 'SampleFrames', 'clip_len': 8, 'frame_interval': 2},
-        'lisa-p_u8-30e_mini-ssv2-rgb': {'type': 'UniformSample', 'clip_len': 8},
+        'lisa-p_8x2x1_mini-kinetics-rgb': {'type': 'SampleFrames', 'clip_len': 8, 'frame_interval': 2},
+        'lisa-p_u8_mini-ssv2-rgb': {'type': 'UniformSample', 'clip_len': 8},
         'lisa-p_1x1x1_mini-ssv2-rgb': {'type': 'SampleFrames', 'clip_len': 1, 'frame_interval': 1},
     }
     video, frame = (load(f'action/lisa-p_{views}_mini-ssv2-rgb') for views in ('u8-30e', '1x1x1'))

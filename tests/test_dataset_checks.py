@@ -86,7 +86,7 @@ def kinetics(tmp_path):
 
 
 def test_videos(kinetics):
-    cfg = config('lisa-p_8x2x1-15e_mini-kinetics-rgb', kinetics)
+    cfg = config('lisa-p_8x2x1_mini-kinetics-rgb', kinetics)
     assert check_data(cfg, LOADERS) == []
     listed = kinetics / 'kinetics400_val_list_videos.txt'
     listed.write_text('a.mp4 10\n')
@@ -110,7 +110,7 @@ def test_a_short_video_is_noted(kinetics):
 
 
 def test_pyav_init_is_refused_for_webm(kinetics):
-    cfg = config('lisa-p_8x2x1-15e_mini-kinetics-rgb', kinetics)
+    cfg = config('lisa-p_8x2x1_mini-kinetics-rgb', kinetics)
     (kinetics / 'videos_train' / 'a.webm').write_bytes(b'')
     (kinetics / 'kinetics400_train_list_videos.txt').write_text('a.webm 9\n')
     cfg.train_dataloader.dataset.pipeline[0]['type'] = 'PyAVInit'
@@ -136,7 +136,7 @@ def test_classification(tmp_path):
 
 def test_a_mini_set_that_is_missing_names_its_command(tmp_path):
     root = tmp_path / 'mini_kinetics'
-    cfg = config('lisa-p_8x2x1-15e_mini-kinetics-rgb', root)
+    cfg = config('lisa-p_8x2x1_mini-kinetics-rgb', root)
     refuse(cfg, f'folder {root}/ does not exist', f'python tools/make_mini_data.py kinetics --out {root}')
 
 
@@ -158,7 +158,7 @@ def test_a_video_that_breaks_under_a_run_is_named(tmp_path, workers):
 
 
 def test_a_video_that_another_transform_cannot_read_is_looked_for(kinetics):
-    cfg = config('lisa-p_8x2x1-15e_mini-kinetics-rgb', kinetics)
+    cfg = config('lisa-p_8x2x1_mini-kinetics-rgb', kinetics)
     video = kinetics / 'videos_train' / 'a.mp4'
     video.write_bytes(video.read_bytes()[:-100])
     with pytest.raises(UserError) as caught, explained(cfg):

@@ -1,4 +1,4 @@
-"""Train and test every task on its mini data set, and print one table.
+"""Train and test every task on its mini data set, with one record for each run, and print one table.
 
 Examples:
     python tools/leaderboard.py run
@@ -25,10 +25,15 @@ def parse_args() -> argparse.Namespace:
     run = actions.add_parser('run', help='train, test and print the table')
     table = actions.add_parser('table', help='print the table of a results file')
     for action in (run, table):
-        action.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.csv', help='CSV file')
+        action.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
     run.add_argument('--tasks', nargs='+', metavar='TASK', help='names such as mini-coco; all by default')
+    run.add_argument('--models', nargs='+', default=['lisa-p'], metavar='NAME', help='as in the names of the configs')
     run.add_argument(
-        '--attention', nargs='+', default=['LiSAttention'], metavar='NAME', help='operators: NAME or NAME:OPTION=VALUE'
+        '--attention',
+        nargs='+',
+        default=['LiSAttention'],
+        metavar='NAME',
+        help='operators of LiSA models: NAME or NAME:OPTION=VALUE',
     )
     run.add_argument('--seeds', type=int, nargs='+', default=[0])
     run.add_argument('--data', type=Path, default=REPO / 'data', help='folder of the mini sets; what lacks is made')
@@ -45,9 +50,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems end a job: like Ctrl-C
 
     compat.apply()
-    from lisa_backbone.leaderboard.sweep import Settings, run_sweep
-    from lisa_backbone.leaderboard.table import read_table
-    from lisa_backbone.leaderboard.tasks import MINI_TASKS, choose
+    from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
+    from lisa_backbone.leaderboard.table import table
+    from lisa_backbone.leaderboard.tasks import choose
+    from lisa_backbone.records import read_records
 
     failed = {}
     if args.action == 'run':
@@ -60,10 +66,15 @@ def main() -> int:
             jobs=args.jobs,
             threads=args.threads,
         )
-        failed = run_sweep(choose(args.tasks), args.attention, args.seeds, settings)
+        tasks = choose(args.tasks)
+        models = list_models(args.models, args.attention, tasks, REPO)
+        failed = run_sweep(tasks, models, args.seeds, settings)
         if failed and not args.results.exists():
             raise UserError(f'all runs failed, {next(iter(failed))}: {next(iter(failed.values()))}')
-    print(read_table(args.results, MINI_TASKS))
+    records = read_records(args.results)
+    if not records:
+        raise UserError(f'{args.results} holds no records; make them with tools/leaderboard.py run')
+    print(table(records))
     for run, sentence in failed.items():
         print(f'FAILED {run}: {sentence}')
     return 1 if failed else 0

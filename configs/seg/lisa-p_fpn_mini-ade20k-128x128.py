@@ -5,5 +5,3 @@ _base_ = [
     '../_base_/schedules/adamw_mini_iters.py',
     '../_base_/seg_runtime.py',
 ]
-
-train_cfg = dict(max_iters=800, val_interval=800)

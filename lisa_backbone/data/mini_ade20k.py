@@ -55,15 +55,15 @@ class MiniAde20kParams(MiniParams):
     size: int = 128
     style: SceneStyle = field(
         default_factory=lambda: SceneStyle(
-            count=(2, 5),
-            size=(36.0, 80.0),
+            count=(4, 7),
+            size=(32.0, 56.0),
             stroke=(0.01, 0.03),
-            lightness=(0.2, 0.35),
-            contrast=(0.4, 0.6),
+            lightness=(0.12, 0.25),
+            contrast=(0.5, 0.65),
             colourfulness=(0.0, 0.1),
             ground_colourfulness=(0.0, 0.1),
-            texture=(0.16, 0.32),
-            distractors=(1, 4),
+            texture=(0.12, 0.24),
+            distractors=(0, 2),
             min_visible=0.85,
         )
     )

@@ -1,35 +1,58 @@
-"""The sweep: every operator on every task with every seed, trained and tested in processes of their own.
+"""The sweep: every model on every task with every seed, trained and tested in processes of their own.
 
-A run that is in the results file is passed over, one that was stopped goes on from its latest checkpoint. A results
-file holds one setting of each task: its config with the overrides, and its data set.
+A run whose record is in the results is passed over, one that was stopped goes on from its latest checkpoint. Where a
+task starts from the weights of another, that one is trained first, with the same seed. The results hold one setting of
+each task: its config with the overrides, and its data set.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import platform
 import re
 import statistics
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
+from typing import Any
 
+from mmengine.config import Config
 from tqdm import tqdm
 
 from ..attention import build_attention
 from ..config import config_digest, load_config
 from ..errors import UserError
 from ..jobs import Processes, duration, threads_each, work_through
-from ..rows import append_rows, read_rows
-from ..runner import METRICS_FILE, parse_options
-from .tasks import Metric, Task, make_data
+from ..records import add_records, read_records
+from ..runner import parse_options
+from .collect import METRICS_FILE, RECORD_FILE, attention_of
+from .tasks import MINI_TASKS, Task, make_data
 
-__all__ = ['Run', 'Settings', 'attention_options', 'run_sweep', 'time_left']
+__all__ = ['Model', 'Run', 'Settings', 'attention_options', 'list_models', 'run_sweep', 'time_left']
+
+PRETRAINED = 'model.backbone.init_cfg.checkpoint'
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table.
+
+    Attributes:
+        name: As the names of the configs have it: ``'lisa-p'``.
+        attention: The operator of a LiSA backbone, ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; empty for another
+            backbone.
+    """
+
+    name: str
+    attention: str = ''
+
+    def __str__(self) -> str:
+        return f'{self.name}, {self.attention}' if self.attention else self.name
 
 
 @dataclass(frozen=True)
@@ -38,16 +61,21 @@ class Run:
 
     Attributes:
         task: The task.
-        attention: The operator: a name, or ``NAME:OPTION=VALUE,OPTION=VALUE``.
+        model: The model.
         seed: Seed of everything random.
     """
 
     task: Task
-    attention: str
+    model: Model
     seed: int
 
     def __str__(self) -> str:
-        return f'{self.task.name}, {self.attention}, seed {self.seed}'
+        return f'{self.task.name}, {self.model}, seed {self.seed}'
+
+    @property
+    def claim(self) -> tuple[str, str, int]:
+        """What its record is known by."""
+        return self.task.name, str(self.model), self.seed
 
 
 @dataclass(frozen=True)
@@ -58,7 +86,7 @@ class Settings:
         root: The checkout, for configs and tools.
         data: Folder of the mini sets.
         work: Folder of the work directories.
-        results: The CSV file of the results.
+        results: The file of the records.
         options: Overrides for every run, ``KEY=VALUE`` as for tools/train.py.
         jobs: Runs at a time.
         threads: Processor threads of each; 0 for an equal share of all.
@@ -78,15 +106,17 @@ class _Sweep:
     """A sweep under way."""
 
     settings: Settings
-    digests: dict[str, str]  # task to digest of its config, the settings' overrides included
-    fingerprints: dict[str, str]  # task to fingerprint of its data
+    digests: dict[tuple[str, str], str]  # of task and model: digest of the config, overrides included
+    fingerprints: dict[str, str]  # of a task's data
     processes: Processes
     started: dict[Run, float] = field(default_factory=dict)
+    locks: dict[Run, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     def work_dir(self, run: Run) -> Path:
         """Work directory of a run: one for each setting, so that none goes on with a checkpoint of another."""
-        setting = f'{self.digests[run.task.name][:8]}-{self.fingerprints[run.task.name][:8]}'
-        return self.settings.work / run.task.key / re.sub(r'[^\w.=-]+', '_', run.attention) / f'{setting}-{run.seed}'
+        digest, fingerprint = self.digests[run.task.name, str(run.model)], self.fingerprints[run.task.name]
+        row = re.sub(r'[^\w.=-]+', '_', str(run.model))
+        return self.settings.work / run.task.key / row / f'{digest[:8]}-{fingerprint[:8]}-{run.seed}'
 
     def log(self, run: Run) -> Path:
         """What training and testing print."""
@@ -97,7 +127,7 @@ def attention_options(attention: str) -> list[str]:
     """Overrides that put an operator into a config.
 
     Args:
-        attention: ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``.
+        attention: ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; empty for none.
 
     Returns:
         ``KEY=VALUE`` pairs for ``--cfg-options``.
@@ -105,21 +135,52 @@ def attention_options(attention: str) -> list[str]:
     Raises:
         UserError: The operator or an option of it is unknown.
     """
+    if not attention:
+        return []
     name, _, rest = attention.partition(':')
     pairs = [f'type={name}', *filter(None, rest.split(','))]
-    options = parse_options(pairs)
-    build_attention({**options, 'type': name}, 32, 2)
+    build_attention({**parse_options(pairs), 'type': name}, 32, 2)
     return [f'model.backbone.attention.{pair}' for pair in pairs]
 
 
+def list_models(names: Sequence[str], attentions: Sequence[str], tasks: Sequence[Task], root: Path) -> list[Model]:
+    """The models that names and operators make: each operator in each LiSA backbone, other backbones as they are.
+
+    Args:
+        names: Models, as the names of the configs have them.
+        attentions: Operators.
+        tasks: The tasks, of which each must have a config of each model.
+        root: The checkout.
+
+    Raises:
+        UserError: A config is missing, or an operator is unknown.
+    """
+    for attention in attentions:
+        attention_options(attention)
+    models = []
+    for name in dict.fromkeys(names):
+        lacking = [task.config_of(name) for task in tasks if not (root / task.config_of(name)).is_file()]
+        if lacking:
+            known = sorted({model for path in root.glob('configs/*/*.py') for model in _models_of(path, tasks, root)})
+            raise UserError(f'model {name!r} has no config {lacking[0]}; there are {", ".join(known)}')
+        takes = attention_of(load_config(root / tasks[0].config_of(name)).model.backbone) is not None
+        models += [Model(name, attention) for attention in dict.fromkeys(attentions)] if takes else [Model(name)]
+    return models
+
+
+def _models_of(path: Path, tasks: Sequence[Task], root: Path) -> list[str]:
+    found = (task.model_of(path.relative_to(root).as_posix()) for task in tasks)
+    return [model for model in found if model]
+
+
 def run_sweep(
-    tasks: Sequence[Task], attentions: Sequence[str], seeds: Sequence[int], settings: Settings
+    tasks: Sequence[Task], models: Sequence[Model], seeds: Sequence[int], settings: Settings
 ) -> dict[Run, str]:
-    """Make the data that are missing, train and test what has no result yet, and write each result as it comes.
+    """Make the data that are missing, train and test what has no record yet, and write each record as it comes.
 
     Args:
         tasks: Tasks.
-        attentions: Operators, as :attr:`Run.attention`.
+        models: Models, from :func:`list_models`.
         seeds: Seeds.
         settings: What all runs share.
 
@@ -131,23 +192,28 @@ def run_sweep(
     """
     if settings.jobs < 1 or settings.threads < 0:
         raise UserError(f'--jobs {settings.jobs} and --threads {settings.threads} must be positive')
-    for attention in attentions:
-        attention_options(attention)
-    rows = read_rows(settings.results)
-    digests = {
-        task.name: config_digest(load_config(settings.root / task.config), parse_options(list(settings.options)))
-        for task in tasks
-    }
-    _check_rows(rows, 'config_digest', digests, settings.results)
+    records = read_records(settings.results)
+    known = {task.name: task for task in MINI_TASKS}
+    needed = list(dict.fromkeys([*(known[task.initial] for task in tasks if task.initial), *tasks]))
+    digests = {(task.name, str(model)): _digest(task, model, settings) for task in needed for model in models}
+    for record in records:
+        expected = digests.get((record['task'], record['model']))
+        if expected:
+            _check(record, 'config', record['config']['digest'], expected, settings.results)
     settings.work.mkdir(parents=True, exist_ok=True)
     with _alone(settings.work):
-        fingerprints = {task.name: make_data(task, settings.data)['fingerprint'] for task in tasks}
-        _check_rows(rows, 'data_fingerprint', fingerprints, settings.results)
-        done = {(row['task'], row['attention'], int(row['seed'])) for row in rows}
-        runs = [Run(task, attention, seed) for seed in seeds for task in tasks for attention in attentions]
-        runs = [run for run in dict.fromkeys(runs) if (run.task.name, run.attention, run.seed) not in done]
+        fingerprints = {task.name: make_data(task, settings.data)['fingerprint'] for task in needed}
+        for record in records:
+            expected = fingerprints.get(record['task'])
+            if expected:
+                _check(record, 'data set', record['data']['fingerprint'], expected, settings.results)
+        done = {(record['task'], record['model'], record['seed']) for record in records}
+        # tasks that others start from come first
+        order = sorted(tasks, key=lambda task: bool(task.initial))
+        runs = [Run(task, model, seed) for seed in seeds for task in order for model in models]
+        runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
         processes = Processes(settings.threads or threads_each(settings.jobs))
-        return _run_all(runs, _Sweep(settings, digests, fingerprints, processes), _seconds(rows))
+        return _run_all(runs, _Sweep(settings, digests, fingerprints, processes), _seconds(records))
 
 
 def time_left(waiting: Mapping[Run, float], took: Mapping[str, Sequence[float]], jobs: int) -> float | None:
@@ -170,15 +236,22 @@ def time_left(waiting: Mapping[Run, float], took: Mapping[str, Sequence[float]],
     return max(sum(left) / jobs, max(left, default=0))
 
 
-def _check_rows(rows: list[dict], column: str, expected: dict[str, str], path: Path) -> None:
-    """Stop if a results file holds another setting of a task."""
-    for row in rows:
-        if row['task'] in expected and row[column] != expected[row['task']]:
-            what = 'another config or other overrides' if column == 'config_digest' else 'another data set'
-            raise UserError(
-                f'{path} holds runs of {row["task"]} with {what} ({column} {row[column][:8]}, now '
-                f'{expected[row["task"]][:8]}); name another file with --results'
-            )
+def _options(model: Model, settings: Settings) -> list[str]:
+    return [*attention_options(model.attention), *settings.options]
+
+
+def _digest(task: Task, model: Model, settings: Settings) -> str:
+    cfg: Config = load_config(settings.root / task.config_of(model.name))
+    return config_digest(cfg, parse_options(_options(model, settings)))
+
+
+def _check(record: dict[str, Any], what: str, found: str, expected: str, path: Path) -> None:
+    """Stop if the results hold another setting of a task."""
+    if found != expected:
+        raise UserError(
+            f'{path} holds runs of {record["task"]}, {record["model"]} with another {what} (digest {found[:8]}, now '
+            f'{expected[:8]}); name another file with --results'
+        )
 
 
 @contextmanager
@@ -207,16 +280,16 @@ def _run_all(runs: list[Run], sweep: _Sweep, took: dict[str, list[float]]) -> di
                 quiet_until = now + (2 if sys.stderr.isatty() else 60)
                 bar.set_postfix_str(_state(waiting, sweep, took))
 
-        def done(run: Run, result: list[dict] | str) -> None:
+        def done(run: Run, result: dict | str) -> None:
             del waiting[run]
             if isinstance(result, str):
                 failed[run] = result
                 bar.write(f'FAILED {run}: {result}')
             else:
-                append_rows(settings.results, result)
-                for name, seconds in _seconds(result).items():
+                add_records(settings.results, [result])
+                for name, seconds in _seconds([result]).items():
                     took.setdefault(name, []).extend(seconds)
-                figures = ', '.join(f'{row["metric"]} {row["value"]}' for row in result)
+                figures = ', '.join(f'{name} {100 * value:.1f} %' for name, value in result['metrics'].items())
                 bar.write(f'{run}: {figures}')
             bar.update()
 
@@ -245,68 +318,55 @@ def _progress(log: Path) -> str:
     return f'{" ".join(lines[-1][0].split())}, eta {lines[-1][1]}' if lines else 'at work'
 
 
-def _train_and_test(run: Run, sweep: _Sweep) -> list[dict] | str:
-    """The rows of a run, or what went wrong."""
+def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
+    """The record of a run, or what went wrong."""
     sweep.started[run] = time.perf_counter()
-    settings, work_dir = sweep.settings, sweep.work_dir(run)
-    config = settings.root / run.task.config
-    pairs = [f'data_root={settings.data / run.task.data}', *attention_options(run.attention), *settings.options]
-    shared = ['--work-dir', work_dir, '--seed', run.seed, '--cfg-options', *pairs]
-    for mode, more in (('train', ['--resume']), ('test', [])):
-        if mode in _records(work_dir):
-            continue
-        command = [sys.executable, settings.root / 'tools' / f'{mode}.py', config, *more, *shared]
-        outcome = sweep.processes.run(list(map(str, command)), sweep.log(run))
-        if outcome.status:
-            return outcome.sentence
+    initial = []
+    if run.task.initial:
+        first = Run(next(task for task in MINI_TASKS if task.name == run.task.initial), run.model, run.seed)
+        with sweep.locks[first]:
+            wrong = _do('train', first, sweep, [])
+        if wrong:
+            return f'{first} failed, from whose weights it starts: {wrong}'
+        initial = [f'{PRETRAINED}={_entries(sweep.work_dir(first))["train"]["checkpoint"]}']
+    with sweep.locks[run]:
+        wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
+    if wrong:
+        return wrong
     try:
-        return [_row(run, sweep, metric, _records(work_dir)) for metric in run.task.metrics]
-    except UserError as error:
-        return str(error)
+        return json.loads((sweep.work_dir(run) / RECORD_FILE).read_text())
+    except FileNotFoundError:
+        return f'there is no record of it; see {sweep.log(run)}'
 
 
-def _records(work_dir: Path) -> dict:
+def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
+    """Train or test, unless it was done; what went wrong, or nothing."""
+    settings, work_dir = sweep.settings, sweep.work_dir(run)
+    if mode in _entries(work_dir):
+        return ''
+    pairs = [f'data_root={settings.data / run.task.data}', *_options(run.model, settings), *more]
+    command = [
+        sys.executable,
+        settings.root / 'tools' / f'{mode}.py',
+        settings.root / run.task.config_of(run.model.name),
+    ]
+    command += ['--resume'] if mode == 'train' else []
+    command += ['--work-dir', work_dir, '--seed', run.seed, '--cfg-options', *pairs]
+    return sweep.processes.run(list(map(str, command)), sweep.log(run)).sentence
+
+
+def _entries(work_dir: Path) -> dict:
     try:
         return json.loads((work_dir / METRICS_FILE).read_text())
     except FileNotFoundError:
         return {}
 
 
-def _row(run: Run, sweep: _Sweep, metric: Metric, records: dict) -> dict[str, str]:
-    trained, tested = records['train'], records['test']
-    value = tested['metrics'].get(metric.key)
-    if value is None:
-        raise UserError(
-            f'the test gives no finite {metric.key}, only {", ".join(tested["metrics"]) or "nothing"}; see '
-            f'{sweep.log(run)}'
-        )
-    row = {
-        'task': run.task.name,
-        'config': run.task.config,
-        'attention': run.attention,
-        'seed': run.seed,
-        'metric': metric.name,
-        'value': f'{value * metric.unit:.5f}',
-        'parameters': trained['parameters'],
-        'backbone_parameters': trained.get('backbone_parameters', ''),
-        'iterations': trained['iterations'],
-        # The clock of a resumed training began when it was resumed.
-        'train_seconds': '' if trained['resumed_from'] else trained['seconds'],
-        'test_seconds': tested['seconds'],
-        'overrides': ' '.join(sweep.settings.options),
-        'config_digest': sweep.digests[run.task.name],
-        'data_fingerprint': sweep.fingerprints[run.task.name],
-        'versions': ' '.join(f'{name}={version}' for name, version in tested['versions'].items()),
-        'machine': f'{platform.machine()}, {tested["device"]}, {sweep.processes.threads} threads',
-        'date': date.today().isoformat(),
-    }
-    return {key: str(value) for key, value in row.items()}
-
-
-def _seconds(rows: Sequence[dict[str, str]]) -> dict[str, list[float]]:
-    """Seconds of each run in some rows, by task."""
-    runs = {(row['task'], row['attention'], row['seed']): row for row in rows if row['train_seconds']}
+def _seconds(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds of each run, by task."""
     took: dict[str, list[float]] = {}
-    for (name, *_), row in runs.items():
-        took.setdefault(name, []).append(float(row['train_seconds']) + float(row['test_seconds']))
+    for record in records:
+        if record['cost'] and record['cost']['train_seconds']:
+            seconds = record['cost']['train_seconds'] + record['cost']['test_seconds']
+            took.setdefault(record['task'], []).append(seconds)
     return took

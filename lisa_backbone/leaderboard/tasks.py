@@ -1,8 +1,9 @@
-"""The tasks of the leaderboard: one config, one data set and the metrics that count."""
+"""The tasks of the leaderboard: families of configs that differ by the backbone alone, and the metrics that count."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..data.mini import RECORD
 from ..data.mini_sets import mini_set
 from ..errors import UserError
 
-__all__ = ['MINI_CONTROLS', 'MINI_TASKS', 'Metric', 'Task', 'choose', 'make_data']
+__all__ = ['MINI_CONTROLS', 'MINI_TASKS', 'REAL_TASKS', 'Metric', 'Task', 'choose', 'make_data', 'task_of']
 
 
 @dataclass(frozen=True)
@@ -32,63 +33,84 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """What one model is trained and tested on.
+    """What models are trained and tested on.
 
     Attributes:
         name: What tables call it.
-        config: The config, relative to the checkout.
-        data: Folder of the data set below ``data/``.
-        mini: Name of its generator in tools/make_mini_data.py.
+        config: The configs, relative to the checkout, ``{model}`` standing for the model.
         metrics: The metrics, the main one first.
+        status: Of its records: ``'mini'`` or ``'reproduced'``.
+        data: Folder of the data set below ``data/``; of mini tasks.
+        mini: Name of its generator in tools/make_mini_data.py; of mini tasks.
+        initial: Name of the task whose trained weights it starts from.
     """
 
     name: str
     config: str
-    data: str
-    mini: str
     metrics: tuple[Metric, ...]
+    status: str = 'reproduced'
+    data: str = ''
+    mini: str = ''
+    initial: str = ''
 
     @property
     def key(self) -> str:
         """The name as command lines and folders have it."""
         return self.name.lower().replace(' ', '-')
 
+    def config_of(self, model: str) -> str:
+        """The config of a model, relative to the checkout."""
+        return self.config.format(model=model)
+
+    def model_of(self, config: str) -> str | None:
+        """The model that a config of this task is of; ``None`` for another config."""
+        head, _, tail = self.config.partition('{model}')
+        found = re.fullmatch(re.escape(head) + r'([\w.]+(?:-[\w.]+)*)' + re.escape(tail), config)
+        return found and found[1]
+
+
+_BOXES_AND_MASKS = (Metric('coco/bbox_mAP', 'box AP'), Metric('coco/segm_mAP', 'mask AP'))
+_MIOU = (Metric('mIoU', 'mIoU', 0.01),)
+_TOP1 = (Metric('acc/top1', 'top-1'),)
 
 MINI_TASKS = (
     Task(
+        'mini ImageNet',
+        'configs/pretrain/{model}_mini-imagenet.py',
+        (Metric('accuracy/top1', 'top-1', 0.01),),
+        'mini',
+        'mini_imagenet',
+        'imagenet',
+    ),
+    Task(
         'mini COCO',
-        'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py',
+        'configs/det/mask-rcnn_{model}_fpn_mini-coco.py',
+        _BOXES_AND_MASKS,
+        'mini',
         'mini_coco',
         'coco',
-        (Metric('coco/bbox_mAP', 'box AP'), Metric('coco/segm_mAP', 'mask AP')),
+        'mini ImageNet',
     ),
     Task(
         'mini ADE20K',
-        'configs/seg/lisa-p_fpn_mini-ade20k-128x128.py',
+        'configs/seg/{model}_fpn_mini-ade20k-128x128.py',
+        _MIOU,
+        'mini',
         'mini_ade20k',
         'ade20k',
-        (Metric('mIoU', 'mIoU', 0.01),),
+        'mini ImageNet',
     ),
     Task(
         'mini Kinetics',
-        'configs/action/lisa-p_8x2x1-15e_mini-kinetics-rgb.py',
+        'configs/action/{model}_8x2x1_mini-kinetics-rgb.py',
+        _TOP1,
+        'mini',
         'mini_kinetics',
         'kinetics',
-        (Metric('acc/top1', 'top-1'),),
-    ),
-    Task(
-        'mini SSv2',
-        'configs/action/lisa-p_u8-30e_mini-ssv2-rgb.py',
-        'mini_ssv2',
-        'ssv2',
-        (Metric('acc/top1', 'top-1'),),
-    ),
-    Task(
         'mini ImageNet',
-        'configs/pretrain/lisa-p_mini-imagenet.py',
-        'mini_imagenet',
-        'imagenet',
-        (Metric('accuracy/top1', 'top-1', 0.01),),
+    ),
+    Task(
+        'mini SSv2', 'configs/action/{model}_u8_mini-ssv2-rgb.py', _TOP1, 'mini', 'mini_ssv2', 'ssv2', 'mini ImageNet'
     ),
 )
 
@@ -96,16 +118,51 @@ MINI_TASKS = (
 MINI_CONTROLS = (
     Task(
         'mini SSv2 one frame',
-        'configs/action/lisa-p_1x1x1_mini-ssv2-rgb.py',
+        'configs/action/{model}_1x1x1_mini-ssv2-rgb.py',
+        _TOP1,
+        'mini',
         'mini_ssv2',
         'ssv2',
-        (Metric('acc/top1', 'top-1'),),
+        'mini ImageNet',
     ),
 )
 
+REAL_TASKS = (
+    Task('ImageNet-1K', 'configs/pretrain/{model}_16xb64_in1k.py', (Metric('accuracy/top1', 'top-1', 0.01),)),
+    Task('COCO Mask R-CNN 1x', 'configs/det/mask-rcnn_{model}_fpn_1x_coco.py', _BOXES_AND_MASKS),
+    Task('COCO Mask R-CNN 3x', 'configs/det/mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco.py', _BOXES_AND_MASKS),
+    Task(
+        'COCO Cascade Mask R-CNN 3x',
+        'configs/det/cascade-mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco.py',
+        _BOXES_AND_MASKS,
+    ),
+    Task('COCO RetinaNet 1x', 'configs/det/retinanet_{model}_fpn_1x_coco.py', _BOXES_AND_MASKS[:1]),
+    Task('ADE20K UPerNet 160k', 'configs/seg/{model}_upernet_8xb2-160k_ade20k-512x512.py', _MIOU),
+    Task('ADE20K Semantic FPN 80k', 'configs/seg/{model}_fpn_8xb2-80k_ade20k-512x512.py', _MIOU),
+    Task('Kinetics-400 8x8', 'configs/action/{model}_8xb8-amp-8x8x1-30e_kinetics400-rgb.py', _TOP1),
+    Task('Kinetics-400 16x4', 'configs/action/{model}_8xb8-amp-16x4x1-30e_kinetics400-rgb.py', _TOP1),
+    Task('Something-Something-V2', 'configs/action/{model}_8xb8-amp-u16-30e_sthv2-rgb.py', _TOP1),
+)
+
+
+def task_of(config: str) -> tuple[Task, str] | None:
+    """The task and the model that a config belongs to.
+
+    Args:
+        config: The config, relative to the checkout.
+
+    Returns:
+        Both, or ``None`` for a config of no task.
+    """
+    for task in MINI_TASKS + MINI_CONTROLS + REAL_TASKS:
+        model = task.model_of(config)
+        if model:
+            return task, model
+    return None
+
 
 def choose(names: Sequence[str] | None) -> tuple[Task, ...]:
-    """Tasks and controls by their keys; all tasks by default.
+    """Mini tasks and controls by their keys; all tasks by default.
 
     Raises:
         UserError: A key is unknown.

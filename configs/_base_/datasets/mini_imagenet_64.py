@@ -5,7 +5,7 @@ metainfo = dict(classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', '
 data_preprocessor = dict(num_classes=10, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.7, 1.0)),
+    dict(type='RandomCrop', crop_size=64, padding=6, padding_mode='edge'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
@@ -14,7 +14,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=16,
     num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(

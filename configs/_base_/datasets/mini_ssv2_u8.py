@@ -22,8 +22,8 @@ train_pipeline = [
     dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=8),
     dict(type='FetchFrames'),
-    dict(type='RandomResizedCrop', area_range=(0.7, 1.0)),
-    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='Resize', scale=(72, 72), keep_ratio=False),
+    dict(type='RandomCrop', size=64),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
@@ -31,7 +31,8 @@ test_pipeline = [
     dict(type='OpenVideo'),
     dict(type='UniformSample', clip_len=8, test_mode=True),
     dict(type='FetchFrames'),
-    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='Resize', scale=(72, 72), keep_ratio=False),
+    dict(type='CenterCrop', crop_size=64),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs', meta_keys=('filename', 'img_shape')),
 ]

@@ -4,7 +4,7 @@ _base_ = './mask-rcnn_lisa_fpn.py'
 
 width = 64
 model = dict(
-    backbone=dict(arch='pico', drop_path_rate=0.0),
+    backbone=dict(arch='pico', norm='BN', drop_path_rate=0.0),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=width, num_outs=4),
     rpn_head=dict(
         in_channels=width,

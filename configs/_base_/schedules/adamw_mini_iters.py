@@ -1,9 +1,9 @@
 # A few minutes on two processor cores, counted in iterations: AdamW with warm-up and cosine decay, for batches of 8.
 _base_ = './adamw_80k.py'
 
-train_cfg = dict(max_iters=800, val_interval=800)
+train_cfg = dict(max_iters=1200, val_interval=1200)
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(_delete_=True, max_norm=10.0, norm_type=2)
+    optimizer=dict(lr=2e-3, weight_decay=0.05), clip_grad=dict(_delete_=True, max_norm=10.0, norm_type=2)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -1,0 +1,254 @@
+"""Where a result comes from: code, config, weights, data, test protocol, cost and machine of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from torch import nn
+
+from .complexity import count_macs
+from .config import config_digest, leaf_datasets, load_config, walk_dicts
+
+__all__ = [
+    'LOCAL_OPTIONS',
+    'code_state',
+    'config_of',
+    'count_backbone_macs',
+    'data_of',
+    'file_digest',
+    'initial_weights',
+    'machine_of',
+    'nominal_input',
+    'peak_mib',
+    'protocol_of',
+    'show_path',
+]
+
+# Where things lie on one machine; what lies there is recorded by its digest.
+LOCAL_OPTIONS = ('data_root', 'work_dir', 'load_from', 'model.backbone.init_cfg.checkpoint')
+
+
+@cache
+def code_state() -> dict[str, Any]:
+    """Commit of the checkout that this package lies in, and whether files of it were changed since.
+
+    Returns:
+        ``{'commit': 40 hex digits or 'unknown', 'dirty': bool}``; unknown where it was installed without a checkout.
+    """
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit, state = (
+            subprocess.run(['git', '-C', root, *words], capture_output=True, text=True, check=True, timeout=60).stdout
+            for words in (('rev-parse', 'HEAD'), ('status', '--porcelain', '--untracked-files=no', '.'))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {'commit': 'unknown', 'dirty': False}
+    # Results that a sweep has just written do not change what is run.
+    changed = [line for line in state.splitlines() if not line[3:].startswith(('results/', 'docs/'))]
+    return {'commit': commit.strip(), 'dirty': bool(changed)}
+
+
+def config_of(path: str, options: dict[str, Any] | None) -> dict[str, Any]:
+    """A config as a record names it.
+
+    Args:
+        path: The config file.
+        options: Overrides; those that only say where things lie are left out.
+
+    Returns:
+        File, digest of all that it says, bases and overrides included, and the overrides.
+    """
+    kept = {key: value for key, value in (options or {}).items() if key not in LOCAL_OPTIONS}
+    return {
+        'file': show_path(path),
+        'digest': config_digest(load_config(path), kept),
+        'overrides': [f'{key}={value}' for key, value in kept.items()],
+    }
+
+
+def show_path(path: str | os.PathLike) -> str:
+    """A path for a record: relative to the checkout or to the current folder, else the name of the file alone."""
+    path = Path(path).resolve()
+    for root in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.name
+
+
+def file_digest(path: str | os.PathLike) -> dict[str, str]:
+    """Name and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return {'file': show_path(path), 'sha256': digest.hexdigest()}
+
+
+def initial_weights(cfg: Config) -> list[dict[str, str]]:
+    """The files that a training starts from, each with its SHA-256; a URL is named by the digest of its text.
+
+    Args:
+        cfg: The config, complete.
+    """
+    inits = (node.get('init_cfg') for _, node in walk_dicts(cfg.get('model', {}), 'model'))
+    named = [init.get('checkpoint') for init in inits if isinstance(init, dict) and init.get('type') == 'Pretrained']
+    if cfg.get('load_from') and not cfg.get('resume'):
+        named.append(cfg.load_from)
+    found = []
+    for name in filter(None, dict.fromkeys(map(str, named))):
+        if Path(name).is_file():
+            found.append(file_digest(name))
+        else:
+            found.append({'file': name, 'sha256': hashlib.sha256(name.encode()).hexdigest()})
+    return found
+
+
+def data_of(cfg: Config) -> dict[str, str]:
+    """Name and fingerprint of the data that are tested on.
+
+    A mini set has both in its record. Of any other set, the fingerprint is the SHA-256 of the annotation files; where
+    there are none, of the names and sizes of the files in its folders.
+
+    Args:
+        cfg: The config, complete.
+    """
+    from .data.mini import RECORD
+
+    digest, name = hashlib.sha256(), ''
+    for _, leaf in leaf_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
+        root = Path(leaf.get('data_root') or '.')
+        if (root / RECORD).is_file():
+            record = json.loads((root / RECORD).read_text())
+            return {'name': record['set'], 'fingerprint': record['fingerprint']}
+        name = name or (root.name if leaf.get('data_root') else str(leaf.get('type')))
+        for line in _listing(root, leaf):
+            digest.update(line)
+    return {'name': name, 'fingerprint': digest.hexdigest()}
+
+
+def _listing(root: Path, leaf: dict) -> Iterator[bytes]:
+    annotations = root / str(leaf.get('ann_file') or '')
+    if annotations.is_file():
+        yield annotations.read_bytes()
+        return
+    prefix = leaf.get('data_prefix') or {}
+    for value in sorted(map(str, prefix.values() if isinstance(prefix, dict) else [prefix])):
+        for path in sorted((root / value).rglob('*')):
+            if path.is_file():
+                yield f'{path.relative_to(root)} {path.stat().st_size}\n'.encode()
+
+
+def protocol_of(cfg: Config, tta: bool = False) -> dict[str, Any]:
+    """How a config tests, in words and numbers.
+
+    Args:
+        cfg: The config, complete.
+        tta: Whether predictions are averaged over flips and scales, as the ``tta_pipeline`` says.
+
+    Returns:
+        ``input`` (height x width that images are scaled to, or crops have), for clips ``frames``, ``views`` and
+        ``crops``, for segmentation ``mode``; ``scales`` and ``flip``.
+    """
+    steps = _steps(cfg, tta)
+    sampling = steps.get('SampleFrames') or steps.get('UniformSample')
+    found: dict[str, Any] = {'input': 'x'.join(map(str, nominal_input(cfg)[-2:]))}
+    if sampling:
+        found['frames'] = sampling.get('clip_len', 1)
+        if 'frame_interval' in sampling:
+            found['frame interval'] = sampling['frame_interval']
+        found['views'] = sampling.get('num_clips', 1)
+        found['crops'] = {'ThreeCrop': 3, 'TenCrop': 10}.get(
+            next((n for n in steps if n in ('ThreeCrop', 'TenCrop')), ''), 1
+        )
+    mode = (cfg.model.get('test_cfg') or {}).get('mode')  # 'whole' or 'slide'
+    if mode:
+        found['mode'] = mode
+    transforms = (steps.get('TestTimeAug') or {}).get('transforms') or []
+    resizes = [step for group in transforms for step in group if step.get('type') in ('Resize', 'ShortestEdge')]
+    found['scales'] = max(len(resizes), 1)
+    found['flip'] = any(step.get('prob') for group in transforms for step in group if 'Flip' in str(step.get('type')))
+    return found
+
+
+def nominal_input(cfg: Config) -> tuple[int, ...]:
+    """Shape of one image (3, H, W) or view of a clip (3, T, H, W) at test, as tables of costs state it.
+
+    Where images keep their aspect: 1280 x 800 for detection at a short side of 800, so 1.6 to 1; else the whole scale,
+    512 x 2048 for ADE20K.
+
+    Args:
+        cfg: The config, complete.
+    """
+    steps = _steps(cfg)
+    scale: Any = 224
+    for name in ('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'TenCrop'):  # a later crop decides
+        step = steps.get(name) or {}
+        scale = step.get('crop_size', step.get('scale', scale))
+    sides = [int(side) for side in (scale if isinstance(scale, list | tuple) else (scale, scale)) if side > 0]
+    short, long = min(sides), max(sides)
+    if short != long and cfg.get('default_scope') == 'mmdet':
+        long = round(1.6 * short)
+    sampling = steps.get('SampleFrames') or steps.get('UniformSample')
+    clip = (
+        [sampling.get('clip_len', 1)]
+        if sampling and steps.get('FormatShape', {}).get('input_format') == 'NCTHW'
+        else []
+    )
+    return (3, *clip, short, long)
+
+
+def _steps(cfg: Config, tta: bool = False) -> dict[str, dict]:
+    """The steps of the test pipeline by their types."""
+    _, leaf = next(iter(leaf_datasets(cfg.test_dataloader.dataset, '')))
+    pipeline = cfg.tta_pipeline if tta else leaf.get('pipeline') or []
+    return {str(step.get('type')).rpartition('.')[2]: step for step in pipeline}
+
+
+def count_backbone_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any] | None:
+    """MACs of a model's backbone for one input.
+
+    Args:
+        model: A model with a ``backbone``; it is left as it was.
+        shape: The input, without the batch.
+
+    Returns:
+        The MACs and the shape, or ``None`` where there is no backbone or it does not take such an input.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        return None
+    try:
+        return {'value': count_macs(backbone, (1, *shape)), 'input': [1, *shape]}
+    except (RuntimeError, TypeError, ValueError) as error:
+        print(f'MACs of the backbone for an input of {shape} are not counted: {error}', flush=True)
+        return None
+
+
+def peak_mib() -> float:
+    """Most memory of this process so far, in MiB: allocated by torch on a GPU, else resident."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def machine_of() -> dict[str, Any]:
+    """The device, and how many processes and processor threads of each were at work."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = f'{platform.machine()}, {os.cpu_count()} cores'
+    return {'device': device, 'processes': get_world_size(), 'threads': torch.get_num_threads()}
