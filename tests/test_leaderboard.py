@@ -1,5 +1,6 @@
 """The sweep: what it runs, what it skips and resumes, and the arithmetic of its table and its estimate."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,58 +19,124 @@ pytest.importorskip('mmcv')
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.sweep import (  # noqa: E402
+    Model,
     Run,
     Settings,
     _alone,
     _progress,
     attention_options,
+    list_models,
     run_sweep,
     time_left,
 )
-from lisa_backbone.leaderboard.table import read_table, table  # noqa: E402
-from lisa_backbone.leaderboard.tasks import MINI_CONTROLS, MINI_TASKS, Metric, Task, choose, make_data  # noqa: E402
-from lisa_backbone.rows import append_rows, read_rows  # noqa: E402
+from lisa_backbone.leaderboard.table import table  # noqa: E402
+from lisa_backbone.leaderboard.tasks import (  # noqa: E402
+    MINI_CONTROLS,
+    MINI_TASKS,
+    REAL_TASKS,
+    Metric,
+    Task,
+    choose,
+    make_data,
+    task_of,
+)
+from lisa_backbone.predictions import read_predictions  # noqa: E402
+from lisa_backbone.provenance import file_digest  # noqa: E402
+from lisa_backbone.records import read_records  # noqa: E402
 
 REPO = Path(__file__).parents[1]
-ONE = Task('mini One', 'configs/one.py', 'mini_one', 'coco', (Metric('top1', 'top-1', 0.01), Metric('ap', 'AP')))
-TWO = Task('mini Two', 'configs/two.py', 'mini_two', 'coco', (Metric('top1', 'top-1'),))
+ONE = Task(
+    'mini One',
+    'configs/x/{model}_one.py',
+    (Metric('top1', 'top-1', 0.01), Metric('ap', 'AP')),
+    'mini',
+    'mini_one',
+    'coco',
+)
+TWO = Task('mini Two', 'configs/x/{model}_two.py', (Metric('top1', 'top-1'),), 'mini', 'mini_two', 'coco', 'mini One')
+LISA, SOFTMAX, OTHER = Model('lisa-p', 'LiSAttention'), Model('lisa-p', 'SelfAttention'), Model('conv-p')
+DIGEST = 'ab' * 32
 
 # Stands for tools/train.py and tools/test.py: notes down its call and writes what those write.
 TOOL = """
-import json, pathlib, sys
+import hashlib, json, pathlib, sys
 mode, work = pathlib.Path(sys.argv[0]).stem, pathlib.Path(sys.argv[sys.argv.index('--work-dir') + 1])
 seed = int(sys.argv[sys.argv.index('--seed') + 1])
+options = dict(pair.split('=', 1) for pair in sys.argv[sys.argv.index('--cfg-options') + 1:])
+kept = [f'{{k}}={{v}}' for k, v in options.items() if k != 'data_root' and not k.endswith('checkpoint')]
+digest = hashlib.sha256(' '.join([pathlib.Path(sys.argv[1]).name, *kept]).encode()).hexdigest()
 with open({calls!r}, 'a') as file:
     print(mode, *sys.argv[1:], file=file)
 if mode == 'train' and pathlib.Path({failing!r}).exists():
     sys.exit('error: the disk is full')
-shared = dict(seconds=3.0, device='cpu, 2 cores', versions=dict(torch='2.13.0'))
-train = dict(shared, parameters=100, backbone_parameters=60, iterations=7, resumed_from=None)
+work.mkdir(parents=True, exist_ok=True)
 path = work / 'metrics.json'
 content = json.loads(path.read_text()) if path.exists() else dict()
-content[mode] = train if mode == 'train' else dict(shared, metrics=dict(top1=80.0 + seed, ap=0.25))
+start = options.get('model.backbone.init_cfg.checkpoint')
+content[mode] = dict(checkpoint=str(work / 'last.pth'), start=start)
 path.write_text(json.dumps(content))
+if mode == 'test':
+    name = pathlib.Path(sys.argv[1]).stem
+    model, _, task = name.rpartition('_')
+    made = json.loads((pathlib.Path(options['data_root']) / 'mini.json').read_text())
+    attention = options.get('model.backbone.attention.type')
+    start = content['train']['start']
+    record = dict(
+        schema=1, status='mini', task='mini ' + task.title(), model=model + (f', {{attention}}' if attention else ''),
+        backbone=model, attention=attention, seed=seed, metrics=dict([('top-1', 0.8 + seed / 100), ('AP', 0.25)]),
+        protocol=dict(), parameters=dict(backbone=60, model=100), macs=None,
+        config=dict(file='configs/' + name, digest=digest, overrides=kept),
+        code=dict(commit='unknown', dirty=False), predictions=None, source=None, note=None, date='2026-11-21',
+        weights=dict(
+            initial=[dict(file=start, sha256={digest!r})] if start else [],
+            tested=dict(file='last.pth', sha256={digest!r}),
+        ),
+        data=dict(name=task, fingerprint=made['fingerprint']),
+        cost=dict(iterations=7, train_seconds=3.0, test_seconds=1.0, train_peak_mib=1.0, test_peak_mib=1.0),
+        machine=dict(device='cpu', processes=1, threads=1), versions=dict(torch='2.13.0'),
+    )
+    (work / 'record.json').write_text(json.dumps(record))
 """
 
 
 @pytest.fixture
 def place(tmp_path):
-    """A checkout with two tasks, and data for them."""
-    for name in ('configs', 'tools', 'data/mini_one', 'data/mini_two'):
+    """A checkout with two tasks and two models, and data for them."""
+    for name in ('configs/x', 'tools', 'data/mini_one', 'data/mini_two'):
         (tmp_path / name).mkdir(parents=True)
     for name in ('one', 'two'):
-        (tmp_path / 'configs' / f'{name}.py').write_text(f"model = dict(type='Net')\nname = {name!r}\n")
-        record = {'set': 'mini COCO', 'fingerprint': f'fingerprint-{name}'}
+        for model, backbone in (('lisa-p', 'LiSA'), ('conv-p', 'Conv')):
+            (tmp_path / 'configs' / 'x' / f'{model}_{name}.py').write_text(
+                f"model = dict(type='Net', backbone=dict(type='{backbone}', init_cfg=dict(type='Pretrained', "
+                f"checkpoint=None)))\nname = {name!r}\ndata_root = 'data'\n"
+            )
+        record = {'set': 'mini COCO', 'fingerprint': {'one': '1', 'two': '2'}[name] * 64}
         (tmp_path / 'data' / f'mini_{name}' / 'mini.json').write_text(json.dumps(record))
     for name in ('train', 'test'):
         (tmp_path / 'tools' / f'{name}.py').write_text(
-            TOOL.format(calls=str(tmp_path / 'calls.txt'), failing=str(tmp_path / 'failing'))
+            TOOL.format(calls=str(tmp_path / 'calls.txt'), failing=str(tmp_path / 'failing'), digest=DIGEST)
         )
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """The sweep finds the tasks that others start from among these; and a digest that the stand-in can make."""
+
+    def digest(task, model, settings):
+        words = [Path(task.config_of(model.name)).name, *attention_options(model.attention), *settings.options]
+        return hashlib.sha256(' '.join(words).encode()).hexdigest()
+
+    monkeypatch.setattr('lisa_backbone.leaderboard.sweep._digest', digest)
+    monkeypatch.setattr('lisa_backbone.leaderboard.sweep.MINI_TASKS', (ONE, TWO, *MINI_TASKS))
+
+
 def settings(place, **more):
-    return Settings(place, place / 'data', place / 'work', place / 'results' / 'mini.csv', **more)
+    return Settings(place, place / 'data', place / 'work', place / 'results' / 'mini.jsonl', **more)
+
+
+def results(place):
+    return read_records(place / 'results' / 'mini.jsonl')
 
 
 def calls(place):
@@ -79,110 +146,132 @@ def calls(place):
     return lines
 
 
-def row(attention, task, value, seed=0, metric='top-1', **more):
-    return {'attention': attention, 'task': task, 'value': str(value), 'seed': str(seed), 'metric': metric, **more}
+def record(model, task, seed=0, **metrics):
+    return {
+        'model': model,
+        'task': task,
+        'seed': seed,
+        'metrics': {name.replace('_', ' '): v for name, v in metrics.items()},
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ the sweep
 
 
-def test_each_run_is_trained_tested_and_written(place):
-    assert run_sweep([ONE, TWO], ['LiSAttention'], [0, 1], settings(place, options=('a.b=1',), threads=1)) == {}
+def test_each_run_is_trained_tested_and_recorded(place):
+    assert run_sweep([ONE], [LISA, OTHER], [0, 1], settings(place, options=('name=b',), threads=1)) == {}
     found = calls(place)
     assert [call.split()[0] for call in found] == ['train', 'test'] * 4
-    assert [re.search(r'configs/(\w+)\.py .*--seed (\d)', call).groups() for call in found[::2]] == [
-        ('one', '0'),
-        ('two', '0'),
-        ('one', '1'),
-        ('two', '1'),
+    assert [re.search(r'configs/x/(\S+)_one\.py .*--seed (\d)', call).groups() for call in found[::2]] == [
+        ('lisa-p', '0'),
+        ('conv-p', '0'),
+        ('lisa-p', '1'),
+        ('conv-p', '1'),
     ]
-    assert found[0].endswith(
-        f'--seed 0 --cfg-options data_root={place}/data/mini_one model.backbone.attention.type=LiSAttention a.b=1'
-    )
+    data = f'--cfg-options data_root={place}/data/mini_one'
+    assert found[0].endswith(f'--seed 0 {data} model.backbone.attention.type=LiSAttention name=b')
+    assert found[2].endswith(f'--seed 0 {data} name=b')  # another backbone has no operator to choose
     assert all(('--resume' in call) == call.startswith('train') for call in found)
-    rows = read_rows(place / 'results' / 'mini.csv')
-    assert [(r['task'], r['seed'], r['metric'], r['value']) for r in rows] == [
-        ('mini One', '0', 'top-1', '0.80000'),  # the test's number is in percent
-        ('mini One', '0', 'AP', '0.25000'),
-        ('mini Two', '0', 'top-1', '80.00000'),
-        ('mini One', '1', 'top-1', '0.81000'),
-        ('mini One', '1', 'AP', '0.25000'),
-        ('mini Two', '1', 'top-1', '81.00000'),
+    assert [(r['task'], r['model'], r['seed'], r['metrics']) for r in results(place)] == [
+        ('mini One', 'lisa-p, LiSAttention', 0, {'top-1': 0.8, 'AP': 0.25}),
+        ('mini One', 'conv-p', 0, {'top-1': 0.8, 'AP': 0.25}),
+        ('mini One', 'lisa-p, LiSAttention', 1, {'top-1': 0.81, 'AP': 0.25}),
+        ('mini One', 'conv-p', 1, {'top-1': 0.81, 'AP': 0.25}),
     ]
-    first = rows[0]
-    assert (first['parameters'], first['backbone_parameters'], first['iterations']) == ('100', '60', '7')
-    assert (first['train_seconds'], first['overrides'], first['versions']) == ('3.0', 'a.b=1', 'torch=2.13.0')
-    assert first['data_fingerprint'] == 'fingerprint-one'
-    assert first['machine'].endswith('cpu, 2 cores, 1 threads')
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_a_task_starts_from_the_weights_of_another(place, jobs):
+    """The first task is trained once for each model and seed, also where it is not asked for itself."""
+    assert run_sweep([TWO], [LISA, OTHER], [5], settings(place, jobs=jobs)) == {}
+    found = calls(place)
+    trained = sorted(call.split('configs/x/')[1].split()[0] for call in found if call.startswith('train'))
+    assert trained == ['conv-p_one.py', 'conv-p_two.py', 'lisa-p_one.py', 'lisa-p_two.py']
+    assert [call.split('configs/x/')[1].split()[0][-6:] for call in found if call.startswith('test')] == ['two.py'] * 2
+    for run in results(place):
+        (start,) = run['weights']['initial']
+        row = run['model'].replace(', ', '_')
+        assert re.search(rf'/work/mini-one/{row}/\w{{8}}-1{{8}}-5/last\.pth$', start['file'])
+    run_sweep([ONE, TWO], [LISA], [5], settings(place))
+    assert [call.split()[0] for call in calls(place)] == ['test']  # of the first, which was only trained
 
 
 def test_what_is_done_is_passed_over(place):
-    run_sweep([ONE], ['LiSAttention'], [0], settings(place))
+    run_sweep([ONE], [LISA], [0], settings(place))
     calls(place)
-    run_sweep([ONE], ['LiSAttention', 'SelfAttention'], [0, 0], settings(place, jobs=2))
+    run_sweep([ONE], [LISA, SOFTMAX], [0, 0], settings(place, jobs=2))
     assert [call.split()[0] for call in calls(place)] == ['train', 'test']
-    assert len(read_rows(place / 'results' / 'mini.csv')) == 4
-    (place / 'results' / 'mini.csv').unlink()  # the figures are still in the work directories
-    run_sweep([ONE], ['LiSAttention', 'SelfAttention'], [0], settings(place))
+    assert len(results(place)) == 2
+    (place / 'results' / 'mini.jsonl').unlink()  # the records are still in the work directories
+    run_sweep([ONE], [LISA, SOFTMAX], [0], settings(place))
     assert calls(place) == []
-    assert len(read_rows(place / 'results' / 'mini.csv')) == 4
+    assert len(results(place)) == 2
 
 
 def test_stopped_runs_go_on(place):
     """A run whose training is done is only tested; one that failed is trained again, with --resume."""
     (place / 'failing').touch()
-    failed = run_sweep([ONE], ['LiSAttention'], [0], settings(place))
-    assert {str(run): why for run, why in failed.items()} == {'mini One, LiSAttention, seed 0': 'the disk is full'}
-    assert not (place / 'results' / 'mini.csv').exists()
+    failed = run_sweep([TWO], [LISA], [0], settings(place))
+    assert {str(run): why for run, why in failed.items()} == {
+        'mini Two, lisa-p, LiSAttention, seed 0': (
+            'mini One, lisa-p, LiSAttention, seed 0 failed, from whose weights it starts: the disk is full'
+        )
+    }
+    assert results(place) == []
     (place / 'failing').unlink()
-    run_sweep([ONE], ['LiSAttention'], [0], settings(place))
-    metrics = next((place / 'work').rglob('metrics.json'))
-    content = json.loads(metrics.read_text())
+    calls(place)
+    run_sweep([TWO], [LISA], [0], settings(place))
     assert [call.split()[0] for call in calls(place)] == ['train', 'train', 'test']
-    del content['test']
-    content['train']['resumed_from'] = 'epoch_1.pth'
-    metrics.write_text(json.dumps(content))
-    (place / 'results' / 'mini.csv').unlink()
-    run_sweep([ONE], ['LiSAttention'], [0], settings(place))
-    assert [call.split()[0] for call in calls(place)] == ['test']
-    assert read_rows(place / 'results' / 'mini.csv')[0]['train_seconds'] == ''  # of its last part only
 
 
 def test_failed_run_does_not_stop_the_others(place):
-    (place / 'tools' / 'test.py').write_text(
-        (place / 'tools' / 'test.py').read_text().replace('top1=80.0 + seed', 'top1=None if seed == 0 else 1.0')
-    )
-    failed = run_sweep([TWO], ['LiSAttention'], [0, 1], settings(place))
+    tool = (place / 'tools' / 'test.py').read_text()
+    (place / 'tools' / 'test.py').write_text(tool.replace("if mode == 'test':", "if mode == 'test' and seed:"))
+    failed = run_sweep([ONE], [LISA], [0, 1], settings(place))
     assert [run.seed for run in failed] == [0]
-    assert 'gives no finite top1, only top1, ap; see' in next(iter(failed.values()))
-    assert [r['seed'] for r in read_rows(place / 'results' / 'mini.csv')] == ['1']
+    assert 'there is no record of it; see' in next(iter(failed.values()))
+    assert [r['seed'] for r in results(place)] == [1]
 
 
 def test_results_of_other_settings_are_not_mixed(place):
-    run_sweep([ONE], ['LiSAttention'], [0], settings(place))
+    run_sweep([ONE], [LISA], [0], settings(place))
     calls(place)
-    with pytest.raises(UserError, match=r'mini\.csv holds runs of mini One with another config or other overrides'):
-        run_sweep([ONE], ['LiSAttention'], [1], settings(place, options=('max=1',)))
+    with pytest.raises(
+        UserError, match=r'mini\.jsonl holds runs of mini One, lisa-p, LiSAttention with another config'
+    ):
+        run_sweep([ONE], [LISA], [1], settings(place, options=('name=1',)))
     (place / 'data' / 'mini_one' / 'mini.json').write_text('{"set": "mini COCO", "fingerprint": "other"}')
-    with pytest.raises(UserError, match=r'another data set \(data_fingerprint fingerpr, now other\)'):
-        run_sweep([ONE], ['LiSAttention'], [1], settings(place))
+    with pytest.raises(UserError, match=r'another data set \(digest 11111111, now other\)'):
+        run_sweep([ONE], [LISA], [1], settings(place))
     assert calls(place) == []
-    run_sweep([TWO], ['LiSAttention'], [1], settings(place, options=('max=1',)))  # of which it holds none
-    assert len(calls(place)) == 2
+    with pytest.raises(UserError, match='another data set'):  # since the second starts from the first
+        run_sweep([TWO], [LISA], [1], settings(place))
 
 
 def test_bad_arguments_are_told_before_anything_runs(place):
     with pytest.raises(UserError, match="attention type 'LisAttention' is unknown"):
-        run_sweep([ONE], ['LiSAttention', 'LisAttention'], [0], settings(place))
+        list_models(['lisa-p'], ['LiSAttention', 'LisAttention'], [ONE], place)
+    with pytest.raises(
+        UserError, match=r"model 'lisa-q' has no config configs/x/lisa-q_one\.py; there are conv-p, lisa-p"
+    ):
+        list_models(['lisa-q'], ['LiSAttention'], [ONE], place)
     with pytest.raises(UserError, match='--jobs 0'):
-        run_sweep([ONE], ['LiSAttention'], [0], settings(place, jobs=0))
+        run_sweep([ONE], [LISA], [0], settings(place, jobs=0))
     (place / 'work').mkdir()
     with (
         _alone(place / 'work'),
         pytest.raises(UserError, match='another sweep is at work'),
     ):
-        run_sweep([ONE], ['LiSAttention'], [0], settings(place))
+        run_sweep([ONE], [LISA], [0], settings(place))
     assert calls(place) == []
+
+
+def test_models_are_listed(place):
+    assert list_models(['lisa-p', 'conv-p', 'lisa-p'], ['LiSAttention', 'SelfAttention'], [ONE, TWO], place) == [
+        LISA,
+        SOFTMAX,
+        OTHER,
+    ]
 
 
 def test_operators_become_overrides():
@@ -201,11 +290,11 @@ def test_operators_become_overrides():
 
 def test_tasks_are_chosen_by_key():
     assert [task.key for task in choose(None)] == [
+        'mini-imagenet',
         'mini-coco',
         'mini-ade20k',
         'mini-kinetics',
         'mini-ssv2',
-        'mini-imagenet',
     ]
     assert [task.name for task in choose(['mini-ssv2', 'mini-coco', 'mini-ssv2'])] == ['mini SSv2', 'mini COCO']
     assert choose(['mini-ssv2-one-frame'])[0] in MINI_CONTROLS
@@ -218,7 +307,7 @@ def test_tasks_are_of_this_repository(task):
     """Each names a config whose data root is that of its mini set, and metrics in the unit that its test gives."""
     from lisa_backbone.config import load_config
 
-    cfg = load_config(REPO / task.config, {'model.backbone.attention.type': 'SelfAttention'})
+    cfg = load_config(REPO / task.config_of('lisa-p'), {'model.backbone.attention.type': 'SelfAttention'})
     assert cfg.data_root.rstrip('/') == f'data/{task.data}'
     assert mini_set(task.mini).name == task.name.removesuffix(' one frame')
     in_percent = cfg.default_scope in ('mmseg', 'mmpretrain')
@@ -237,30 +326,38 @@ def test_data_are_made_once_and_taken_as_they_are(tmp_path):
         make_data(task, tmp_path)
 
 
+def test_configs_belong_to_tasks():
+    """Every config of the repository is of one task, but for those named here; and a task's config is found again."""
+    configs = [path.relative_to(REPO).as_posix() for path in REPO.glob('configs/[!_]*/*.py')]
+    without = sorted(config for config in configs if task_of(config) is None)
+    assert without == []
+    for task in MINI_TASKS + MINI_CONTROLS + REAL_TASKS:
+        assert task_of(task.config_of('lisa-t')) == (task, 'lisa-t')
+        assert any(task_of(config)[0] == task for config in configs), task.name
+    assert task_of('configs/det/mask-rcnn_lisa-t_fpn_1x_coco.py')[1] == 'lisa-t'
+    assert task_of('configs/det/cascade-mask-rcnn_lisa-t_fpn_1x_coco.py') is None
+    assert task_of('mine.py') is None
+
+
 def test_table_gives_mean_deviation_and_count():
-    rows = [
-        row('LiSAttention', 'mini Two', 0.5, seed=0),
-        row('LiSAttention', 'mini Two', 0.6, seed=1),
-        row('LiSAttention', 'mini Two', 0.7, seed=2),
-        row('LiSAttention', 'mini One', 0.25, metric='AP'),
-        row('SelfAttention', 'mini One', 0.125, metric='AP'),
-        row('SelfAttention', 'my own', 0.3),
+    records = [
+        record('lisa-p, LiSAttention', 'mini Two', 0, top_1=0.5),
+        record('lisa-p, LiSAttention', 'mini Two', 1, top_1=0.6),
+        record('lisa-p, LiSAttention', 'mini Two', 2, top_1=0.7),
+        record('lisa-p, LiSAttention', 'mini One', AP=0.25),
+        record('swin-p', 'mini One', AP=0.125),
+        record('swin-p', 'my own', top_1=0.3),
     ]
-    assert table(rows, [ONE, TWO]).splitlines() == [
-        '| attention | mini One, AP | mini Two, top-1 | my own, top-1 |',
+    assert table(records, [ONE, TWO]).splitlines() == [
+        '| model | mini One, AP | mini Two, top 1 | my own, top 1 |',
         '|---|---:|---:|---:|',
-        '| LiSAttention | 0.250 (1) | 0.600 ± 0.100 (3) |  |',
-        '| SelfAttention | 0.125 (1) |  | 0.300 (1) |',
+        '| lisa-p, LiSAttention | 25.0 (1) | 60.0 ± 10.0 (3) |  |',
+        '| swin-p | 12.5 (1) |  | 30.0 (1) |',
     ]
-
-
-def test_table_of_nothing_says_how_to_make_it(tmp_path):
-    with pytest.raises(UserError, match=r'holds no results; make them with tools/leaderboard\.py run'):
-        read_table(tmp_path / 'none.csv', MINI_TASKS)
 
 
 def test_time_left():
-    runs = [Run(task, 'LiSAttention', seed) for task in (ONE, TWO) for seed in (0, 1)]
+    runs = [Run(task, LISA, seed) for task in (ONE, TWO) for seed in (0, 1)]
     took = {'mini One': [10.0, 30.0], 'mini Two': [40.0]}
     assert time_left(dict.fromkeys(runs, 0.0), {}, 1) is None
     assert time_left(dict.fromkeys(runs, 0.0), took, 1) == 2 * 20 + 2 * 40
@@ -281,15 +378,6 @@ def test_progress_is_read_from_the_log(tmp_path):
     assert _progress(log) == 'Iter(train) [ 20/400], eta 0:04:10'
 
 
-def test_rows_are_added_whole(tmp_path):
-    path = tmp_path / 'new' / 'rows.csv'
-    assert read_rows(path) == []
-    append_rows(path, [{'a': '1', 'b': 'x, y'}])
-    append_rows(path, [{'a': '2', 'b': ''}])
-    assert read_rows(path) == [{'a': '1', 'b': 'x, y'}, {'a': '2', 'b': ''}]
-    assert sorted(p.name for p in path.parent.iterdir()) == ['rows.csv']
-
-
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
@@ -299,15 +387,27 @@ def test_the_command_line(tmp_path):
     kind.make(tmp_path / 'data' / 'mini_imagenet', kind.params(train=20, val=10))
     command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'mini-imagenet']
     command += ['--attention', 'SelfAttention', '--seeds', '3', '--data', 'data', '--work-dir', 'work']
-    command += ['--results', 'tiny.csv', '--threads', '1', '--cfg-options', 'train_cfg.max_epochs=1']
+    command += ['--results', 'tiny.jsonl', '--threads', '1', '--cfg-options', 'train_cfg.max_epochs=1']
     command += ['train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = read_rows(tmp_path / 'tiny.csv')
-    assert [(r['task'], r['attention'], r['seed']) for r in rows] == [('mini ImageNet', 'SelfAttention', '3')]
-    value = float(rows[0]['value'])
-    assert value in [k / 10 for k in range(11)]  # a share of ten images
-    assert 0.9e6 < int(rows[0]['backbone_parameters']) < int(rows[0]['parameters']) < 1.3e6
-    assert int(rows[0]['iterations']) == 3
-    assert f'| SelfAttention | {value:.3f} (1) |' in done.stdout
+    (run,) = read_records(tmp_path / 'tiny.jsonl')
+    assert (run['task'], run['model'], run['seed']) == ('mini ImageNet', 'lisa-p, SelfAttention', 3)
+    assert run['metrics']['top-1'] in [k / 10 for k in range(11)]  # a share of ten images
+    assert 0.9e6 < run['parameters']['backbone'] < run['parameters']['model'] < 1.3e6
+    assert run['cost']['iterations'] == 2
+    assert run['protocol'] == {'input': '64x64', 'scales': 1, 'flip': False}
+    assert run['config']['file'] == 'configs/pretrain/lisa-p_mini-imagenet.py'
+    assert run['config']['overrides'] == [
+        'model.backbone.attention.type=SelfAttention',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'default_hooks.checkpoint.interval=1',
+    ]
+    made = json.loads((tmp_path / 'data' / 'mini_imagenet' / 'mini.json').read_text())
+    assert run['data'] == {'name': 'mini ImageNet', 'fingerprint': made['fingerprint']}
+    tested = tmp_path / run['weights']['tested']['file']
+    assert run['weights'] == {'initial': [], 'tested': file_digest(tested) | {'file': run['weights']['tested']['file']}}
+    assert read_predictions(tmp_path / run['predictions']['file']).ids
+    assert f'| lisa-p, SelfAttention | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
