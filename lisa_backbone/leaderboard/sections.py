@@ -1,0 +1,231 @@
+"""What a report shows: a section for each status, models in rows, metrics of tasks in columns.
+
+Figures stand in one column only if task, protocol and data set are the same, and in one section only if they are of the
+same status, so that no order by a column ever mixes what cannot be compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UserError
+from ..records import MEASURED, STATUSES
+from .statistics import Ranking, Summary, compare_seeds, rank, summarise
+from .tasks import MINI_CONTROLS, MINI_TASKS
+from .wording import input_words, protocol_words
+
+__all__ = ['Cell', 'Group', 'Row', 'Section', 'sections']
+
+_ORDER = [task.name for task in MINI_TASKS + MINI_CONTROLS]
+_CONTROLS = {task.name for task in MINI_CONTROLS}
+
+
+@dataclass
+class Cell:
+    """A figure of a model: one metric over the seeds.
+
+    Attributes:
+        metric: Name of the metric.
+        runs: Records of one seed each, in the order of the seeds.
+        summary: Mean and deviation over the seeds, shares of one.
+        standing: ``'best'`` of its column, ``'noise'`` if its difference to the best is inside the noise, else ``''``.
+        comparison: The comparison with the best in a sentence; '' where there is none.
+    """
+
+    metric: str
+    runs: tuple[dict[str, Any], ...]
+    summary: Summary
+    standing: str = ''
+    comparison: str = ''
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns of one task under one protocol on one data set.
+
+    Attributes:
+        task: The task.
+        variation: What sets its protocol or data apart from others of the task, in words; '' if nothing does.
+        protocol: The protocol.
+        metrics: The metrics, the main one first.
+        models: Number of models that have figures in it.
+    """
+
+    task: str
+    variation: str
+    protocol: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    models: int
+
+    @property
+    def title(self) -> str:
+        """Task and variation."""
+        return f'{self.task} ({self.variation})' if self.variation else self.task
+
+
+@dataclass
+class Row:
+    """A model.
+
+    Attributes:
+        model: Its name.
+        backbone: Name of its backbone.
+        attention: Its operator, if its backbone takes several.
+        parameters: Fewest and most parameters of the backbone over the tasks; ``None`` if none are given.
+        macs: MACs of the backbone by the size of the input, in words.
+        cells: Its figures by number of the group and name of the metric.
+    """
+
+    model: str
+    backbone: str
+    attention: str | None
+    parameters: tuple[int, int] | None = None
+    macs: dict[str, int] = field(default_factory=dict)
+    cells: dict[tuple[int, str], Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """All figures of one status.
+
+    Attributes:
+        status: One of :data:`lisa_backbone.records.STATUSES`.
+        groups: Columns, together by task.
+        rows: Models.
+        ranking: Models by their rank across tasks; ``None`` where they cannot be ranked.
+        unranked: Why not, as a sentence.
+    """
+
+    status: str
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    ranking: Ranking | None
+    unranked: str
+
+
+def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
+    """Sort records into tables.
+
+    Args:
+        records: Valid records.
+
+    Returns:
+        A section for every status, also for one without records.
+
+    Raises:
+        UserError: The seeds of a model were run with different configs, so they have no mean.
+    """
+    return [_section(status, [record for record in records if record['status'] == status]) for status in STATUSES]
+
+
+def _section(status: str, records: list[dict[str, Any]]) -> Section:
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        fingerprint = record['data']['fingerprint'] if record['data'] else ''
+        key = (record['task'], json.dumps(record['protocol'], sort_keys=True), fingerprint)
+        found.setdefault(key, []).append(record)
+    models = {key: len({record['model'] for record in members}) for key, members in found.items()}
+    tasks = _in_order([task for task, *_ in found])
+    keys = sorted(found, key=lambda key: (tasks.index(key[0]), -models[key]))  # the commonest protocol of a task first
+    groups = tuple(_group(key, keys, found[key], models[key]) for key in keys)
+    rows: dict[str, Row] = {}
+    for record in records:
+        rows.setdefault(record['model'], Row(record['model'], record['backbone'], record['attention']))
+    for number, key in enumerate(keys):
+        for metric in groups[number].metrics:
+            column = []
+            for row in rows.values():
+                runs = [r for r in found[key] if r['model'] == row.model and metric in r['metrics']]
+                if runs:
+                    row.cells[number, metric] = _cell(metric, runs, groups[number].title)
+                    column.append(row.cells[number, metric])
+            if status in MEASURED:
+                _compare(column)
+    for row in rows.values():
+        _measure(row)
+    return Section(status, groups, tuple(rows.values()), *_rank(status, records, groups))
+
+
+def _in_order(tasks: list[str]) -> list[str]:
+    """Mini tasks as the sweep has them; all others as they occur, those of one data set together."""
+    sets = [task.split()[0] for task in tasks]
+    return sorted(
+        dict.fromkeys(tasks),
+        key=lambda task: (_ORDER.index(task) if task in _ORDER else -1, sets.index(task.split()[0]), tasks.index(task)),
+    )
+
+
+def _group(
+    key: tuple[str, str, str], keys: list[tuple[str, str, str]], members: list[dict[str, Any]], models: int
+) -> Group:
+    others = [other for other in keys if other[0] == key[0]]
+    protocol = members[0]['protocol']
+    entries = Counter(entry for other in others for entry in _entries(json.loads(other[1])))
+    own = dict(entry for entry in protocol.items() if entries[entry[0], json.dumps(entry[1])] < len(others))
+    variation = protocol_words(own)
+    if len({fingerprint for *_, fingerprint in others}) > 1:
+        variation = ', '.join(filter(None, [variation, f'data {key[2][:8]}']))
+    metrics = dict.fromkeys(metric for record in members for metric in record['metrics'])
+    return Group(key[0], variation, protocol, tuple(metrics), models)
+
+
+def _entries(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value)) for name, value in protocol.items()]
+
+
+def _cell(metric: str, runs: list[dict[str, Any]], title: str) -> Cell:
+    digests = sorted({run['config']['digest'][:8] for run in runs if run['config']})
+    if len(digests) > 1:
+        raise UserError(
+            f'the seeds of {runs[0]["model"]} on {title} are of different configs (digests {", ".join(digests)}) and '
+            f'have no mean; give those of one config another model name'
+        )
+    runs = sorted(runs, key=lambda run: -1 if run['seed'] is None else run['seed'])
+    return Cell(metric, tuple(runs), summarise([run['metrics'][metric] for run in runs]))
+
+
+def _compare(column: list[Cell]) -> None:
+    """Mark the best of a column and what cannot be told from it."""
+    if len(column) < 2:
+        return
+    best = max(column, key=lambda cell: cell.summary.mean)
+    for cell in column:
+        if cell is not best:
+            comparison = compare_seeds(best.runs, cell.runs, cell.metric)
+            cell.comparison = comparison.sentence()
+            if comparison.in_noise is not None:
+                best.standing = 'best'  # which no single seed is
+            if comparison.in_noise:
+                cell.standing = 'noise'
+
+
+def _measure(row: Row) -> None:
+    """Fill in the size and cost of a model from all its runs."""
+    runs = [run for cell in row.cells.values() for run in cell.runs]
+    parameters = [count for run in runs if (count := run['parameters']['backbone']) is not None]
+    if parameters:
+        row.parameters = min(parameters), max(parameters)
+    for run in runs:
+        if run['macs']:
+            row.macs.setdefault(input_words(run['macs']['input']), run['macs']['value'])
+
+
+def _rank(status: str, records: list[dict[str, Any]], groups: Sequence[Group]) -> tuple[Ranking | None, str]:
+    """The ranking across tasks, controls left out, or why there is none."""
+    if status not in MEASURED:
+        return None, 'Published figures are not ranked across tasks: their recipes differ and few models have them all.'
+    records = [record for record in records if record['task'] not in _CONTROLS]
+    counts = Counter(group.task for group in groups)
+    mixed = [record['task'] for record in records if counts[record['task']] > 1]
+    if mixed:
+        return None, f'There is no rank across tasks, as {mixed[0]} has results under several protocols or data sets.'
+    if len({record['task'] for record in records}) < 2 or len({record['model'] for record in records}) < 2:
+        return None, ''
+    try:
+        return rank(records), ''
+    except UserError as error:
+        return None, f'There is no rank across tasks: {error}.'
