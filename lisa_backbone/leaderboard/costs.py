@@ -49,7 +49,7 @@ def costs(cell: Cell, model: str, benchmarks: Iterable[Mapping[str, str]] = ()) 
         found[Axis(f'MACs of the backbone for {words}', 'G', 1e9)] = run['macs']['value']
     for row in benchmarks:
         if row.get('per_second') and (row.get('model') or row.get('candidate')) in (model, _candidate(run)):
-            found[Axis(f'Throughput, {_conditions(row)}', 'a second', 1)] = float(row['per_second'])
+            found[Axis(f'Throughput of the {_part(row)}, {_conditions(row)}', 'a second', 1)] = float(row['per_second'])
     return found
 
 
@@ -58,6 +58,10 @@ def _candidate(run: Mapping) -> str | None:
     if not run['config']:
         return None
     return ':'.join(filter(None, [run['config']['file'], ','.join(run['config']['overrides'])]))
+
+
+def _part(row: Mapping[str, str]) -> str:
+    return 'whole model' if row.get('kind') == 'model' else 'backbone'
 
 
 def _conditions(row: Mapping[str, str]) -> str:

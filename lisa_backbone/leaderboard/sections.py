@@ -95,7 +95,7 @@ class Section:
     Attributes:
         status: One of :data:`lisa_backbone.records.STATUSES`.
         groups: Columns, together by task.
-        rows: Models.
+        rows: Models, by their rank where they have one, else in the order of the records.
         ranking: Models by their rank across tasks; ``None`` where they cannot be ranked.
         unranked: Why not, as a sentence.
     """
@@ -147,7 +147,10 @@ def _section(status: str, records: list[dict[str, Any]]) -> Section:
                 _compare(column)
     for row in rows.values():
         _measure(row)
-    return Section(status, groups, tuple(rows.values()), *_rank(status, records, groups))
+    ranking, unranked = _rank(status, records, groups)
+    places = {row.model: place for place, row in enumerate(ranking.rows)} if ranking else {}
+    in_order = sorted(rows.values(), key=lambda row: places.get(row.model, len(places)))
+    return Section(status, groups, tuple(in_order), ranking, unranked)
 
 
 def _in_order(tasks: list[str]) -> list[str]:

@@ -270,7 +270,7 @@
       draw('text', { x: 0, y: 12 }, svg, `${title}, %`);
       const below = draw('text', { x: area.right, y: height - 8, 'text-anchor': 'end' }, svg);
       below.textContent = `${label}, ${unit}${logarithmic ? ', log scale' : ''}`;
-      const excess = below.getComputedTextLength() / width;
+      const excess = below.getComputedTextLength() / area.right;
       if (excess > 1) below.setAttribute('font-size', 12 / excess);
 
       const nodes = [...points].sort((a, b) => a.at[axis.value] - b.at[axis.value] || a.mean - b.mean).map((point) => {
