@@ -184,7 +184,9 @@ def protocol_of(cfg: Config, tta: bool = False) -> dict[str, Any]:
 
 
 def nominal_input(cfg: Config) -> tuple[int, ...]:
-    """Shape of one image (3, H, W) or view of a clip (3, T, H, W) at test, as tables of costs state it.
+    """What the backbone takes of one image or one view of a clip at test, as tables of costs state it.
+
+    That is (1, 3, H, W), (1, 3, T, H, W), or (T, 3, H, W) where frames go through a backbone of images.
 
     Where images keep their aspect: 1280 x 800 for detection at a short side of 800, so 1.6 to 1; else the whole scale,
     512 x 2048 for ADE20K.
@@ -202,12 +204,10 @@ def nominal_input(cfg: Config) -> tuple[int, ...]:
     if short != long and cfg.get('default_scope') == 'mmdet':
         long = round(1.6 * short)
     sampling = steps.get('SampleFrames') or steps.get('UniformSample')
-    clip = (
-        [sampling.get('clip_len', 1)]
-        if sampling and steps.get('FormatShape', {}).get('input_format') == 'NCTHW'
-        else []
-    )
-    return (3, *clip, short, long)
+    frames = int(sampling.get('clip_len', 1)) if sampling else 1
+    if steps.get('FormatShape', {}).get('input_format') == 'NCTHW':
+        return 1, 3, frames, short, long
+    return frames, 3, short, long
 
 
 def _steps(cfg: Config, tta: bool = False) -> dict[str, dict]:
@@ -222,7 +222,7 @@ def count_backbone_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, A
 
     Args:
         model: A model with a ``backbone``; it is left as it was.
-        shape: The input, without the batch.
+        shape: The input, as :func:`nominal_input` gives it.
 
     Returns:
         The MACs and the shape, or ``None`` where there is no backbone or it does not take such an input.
@@ -231,7 +231,7 @@ def count_backbone_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, A
     if not isinstance(backbone, nn.Module):
         return None
     try:
-        return {'value': count_macs(backbone, (1, *shape)), 'input': [1, *shape]}
+        return {'value': count_macs(backbone, shape), 'input': list(shape)}
     except (RuntimeError, TypeError, ValueError) as error:
         print(f'MACs of the backbone for an input of {shape} are not counted: {error}', flush=True)
         return None

@@ -110,7 +110,7 @@ def validate(record: Any, where: str) -> dict[str, Any]:
     """
     errors = sorted(_VALIDATOR.iter_errors(record), key=jsonschema.exceptions.relevance)
     if errors:
-        error = errors[-1]
+        error = next((one for one in errors if list(one.absolute_path) == ['status']), errors[-1])
         field = '.'.join(map(str, error.absolute_path)) or 'the record'
         if record.get('status') in MEASURED if isinstance(record, dict) else False:
             lacking = [name for name in _PROVENANCE if record.get(name) is None]

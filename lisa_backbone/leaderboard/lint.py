@@ -1,0 +1,231 @@
+"""The linter of what is published: every config is built, every table and record is compared with what that gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..complexity import count_macs, count_parameters
+from ..config import config_digest, load_config, null_empty_pretrained
+from ..errors import UserError
+from ..preflight import build_model
+from ..provenance import nominal_input
+from ..records import read_records
+from ..rows import append_rows, read_rows
+from ..runner import parse_options
+from .table import table
+
+__all__ = ['COSTS', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'lint', 'list_configs']
+
+COSTS = 'results/configs.csv'
+_TABLE = re.compile(r'(<!-- table: (?P<source>[\w./-]+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something published that is not so.
+
+    Attributes:
+        where: The file, and the place in it.
+        what: What it says, and what is.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f'{self.where}: {self.what}'
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and MACs of a config.
+
+    Attributes:
+        parameters: Of the whole model.
+        backbone_parameters: Of its backbone.
+        backbone_macs: MACs of the backbone for one input.
+        input: That input: ``1x3x800x1280``, or ``1x3x16x224x224`` for a clip.
+    """
+
+    parameters: int
+    backbone_parameters: int
+    backbone_macs: int
+    input: str
+
+
+def list_configs(root: Path) -> list[Path]:
+    """The configs of a checkout that can be trained, in order."""
+    return sorted(path for path in (root / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+
+
+def cost_of(path: Path, options: dict[str, Any] | None = None) -> Cost:
+    """Build a config's model and count.
+
+    MACs are counted from the operations of a forward pass on torch's meta device, which computes no values.
+
+    Args:
+        path: The config.
+        options: Overrides.
+
+    Raises:
+        UserError: The config cannot be built, or its model has no backbone.
+    """
+    cfg = load_config(path, options)
+    null_empty_pretrained(cfg)
+    model = build_model(cfg.model, cfg.get('data_preprocessor'))
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None:
+        raise UserError(f'{path}: its model has no backbone')
+    shape = nominal_input(cfg)
+    parameters, own = count_parameters(model), count_parameters(backbone)
+    macs = count_macs(backbone.to('meta'), shape)
+    return Cost(parameters, own, macs, 'x'.join(map(str, shape)))
+
+
+def lint(root: Path, mend: bool = False, show: bool = True) -> list[Problem]:
+    """Compare costs, records and tables of a checkout with what its configs and records give.
+
+    Args:
+        root: The checkout.
+        mend: Write the costs and tables anew in place of naming what is wrong with them.
+        show: Show progress.
+
+    Returns:
+        What is wrong: a config that cannot be built, costs in :data:`COSTS` that are not those of the config, a record
+        that breaks the schema or whose config, parameters or MACs are others now, a table that is not that of its
+        records.
+    """
+    problems: list[Problem] = []
+    costs: dict[str, Cost] = {}
+    for path in tqdm(list_configs(root), desc='configs', unit='config', disable=not show):
+        name = path.relative_to(root).as_posix()
+        try:
+            costs[name] = cost_of(path)
+        except Exception as error:  # whatever it is, the config cannot be used
+            problems.append(Problem(name, f'cannot be built: {error}'))
+    problems += _lint_costs(root, costs, mend)
+    broken = _lint_records(root)
+    problems += broken
+    if any(problem.where == 'results' for problem in broken):
+        return problems  # no table can be made of them
+    for page in sorted([*root.glob('*.md'), *root.glob('docs/*.md')]):
+        problems += _lint_page(page, root, mend)
+    return problems
+
+
+def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]:
+    path = root / COSTS
+    rows = {
+        name: {'config': name, **{key: str(value) for key, value in vars(cost).items()}} for name, cost in costs.items()
+    }
+    if mend:
+        path.unlink(missing_ok=True)
+        append_rows(path, list(rows.values()))
+        return []
+    found = {row['config']: row for row in read_rows(path)}
+    problems = [Problem(COSTS, f'has no row of {name}') for name in rows.keys() - found.keys()]
+    for name, row in found.items():
+        if name not in rows:
+            problems.append(Problem(COSTS, f'has a row of {name}, which is no config or cannot be built'))
+            continue
+        for key, value in rows[name].items():
+            if row.get(key) != value:
+                problems.append(Problem(f'{COSTS}, {name}', f'says {key} {row.get(key)}, and it is {value}'))
+    return sorted(problems, key=str)
+
+
+def _lint_records(root: Path) -> list[Problem]:
+    try:
+        records = read_records(root / 'results')
+    except UserError as error:
+        return [Problem('results', str(error))]
+    known: dict[tuple[str, tuple[str, ...]], Cost] = {}
+    problems = []
+    for record in records:
+        if record['config'] is None:
+            continue
+        where = f'record of {record["task"]}, {record["model"]}, seed {record["seed"]}'
+        config, overrides = root / record['config']['file'], tuple(record['config']['overrides'])
+        if not config.is_file():
+            problems.append(Problem(where, f'its config {record["config"]["file"]} is gone'))
+            continue
+        options = parse_options(list(overrides))
+        if _is_this_stack(record['versions']):
+            digest = config_digest(load_config(config), options)
+            if digest != record['config']['digest']:
+                problems.append(
+                    Problem(
+                        where,
+                        f'its config has changed since: digest {record["config"]["digest"][:8]}, now {digest[:8]}',
+                    )
+                )
+                continue
+        key = record['config']['file'], overrides
+        if key not in known:
+            known[key] = cost_of(config, options)
+        problems += [Problem(where, what) for what in _differences(record, known[key])]
+    return problems
+
+
+def _differences(record: dict[str, Any], cost: Cost) -> list[str]:
+    """What a record says of parameters and MACs that is not so."""
+    claims = [
+        ('parameters', record['parameters']['model'], cost.parameters),
+        ('backbone parameters', record['parameters']['backbone'], cost.backbone_parameters),
+    ]
+    if record['macs'] and 'x'.join(map(str, record['macs']['input'])) == cost.input:
+        claims.append(('MACs', record['macs']['value'], cost.backbone_macs))
+    return [f'says {name} {said}, and it is {real}' for name, said, real in claims if said != real]
+
+
+def _is_this_stack(versions: dict[str, str]) -> bool:
+    """Whether a record was made with the framework versions that are installed: bases of configs differ otherwise."""
+    for name, version in versions.items():
+        if 'mm' in name:
+            with suppress(metadata.PackageNotFoundError):
+                if metadata.version({'onedl-mmdet': 'onedl-mmdetection'}.get(name, name)) == version:
+                    continue
+            return False
+    return True
+
+
+def fill_tables(text: str, make: Callable[[str], str]) -> str:
+    """Write the tables of a page between their marks, ``<!-- table: SOURCE -->`` and ``<!-- end of table -->``.
+
+    Args:
+        text: The page, as Markdown.
+        make: Gives the table of a source.
+    """
+    return _TABLE.sub(lambda found: f'{found[1]}{make(found["source"])}\n{found[3]}', text)
+
+
+def _lint_page(page: Path, root: Path, mend: bool) -> list[Problem]:
+    text = page.read_text()
+    filled = fill_tables(text, lambda source: table(read_records(root / source)))
+    if filled == text:
+        return []
+    if mend:
+        page.write_text(filled)
+        return []
+    return [Problem(page.relative_to(root).as_posix(), 'a table is not that of its records')]
+
+
+def print_problems(problems: Sequence[Problem]) -> int:
+    """Print what is wrong.
+
+    Returns:
+        Exit status: 1 if there is anything.
+    """
+    for problem in problems:
+        print(problem)
+    mend = '; tools/leaderboard.py lint --mend writes costs and tables anew' if problems else ''
+    print(f'{len(problems)} problems{mend}')
+    return 1 if problems else 0

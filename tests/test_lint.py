@@ -1,0 +1,176 @@
+"""The linter: what it counts, and what it finds."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lisa_backbone import compat
+
+compat.apply()
+pytest.importorskip('mmcv')
+pytest.importorskip('mmpretrain')
+
+from lisa_backbone.config import config_digest, load_config  # noqa: E402
+from lisa_backbone.leaderboard.lint import COSTS, cost_of, fill_tables, lint, list_configs  # noqa: E402
+from lisa_backbone.records import add_records, read_records  # noqa: E402
+
+REPO = Path(__file__).parents[1]
+DIGEST = 'ab' * 32
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='VGG', depth=11, num_classes=10),
+)
+test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[dict(type='ResizeEdge', scale=256),
+                                                                    dict(type='CenterCrop', crop_size=32)]))
+"""
+
+
+def vgg11():
+    """Parameters and MACs of VGG-11 at 32 x 32, by hand: 3 x 3 convolutions with biases, then 25088-4096-4096-10."""
+    widths, sizes = (64, 128, 256, 256, 512, 512, 512, 512), (32, 16, 8, 8, 4, 4, 2, 2)
+    parameters = macs = 0
+    before = 3
+    for width, size in zip(widths, sizes, strict=True):
+        parameters += 9 * before * width + width
+        macs += 9 * before * width * size * size
+        before = width
+    return parameters, macs
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with one config, a record of it, costs and a page with a table, all in order."""
+    (tmp_path / 'configs' / 'pretrain').mkdir(parents=True)
+    path = tmp_path / 'configs' / 'pretrain' / 'vgg_mini-imagenet.py'
+    path.write_text(CONFIG.replace(', num_classes=10', ', out_indices=(4,)'))
+    cost = cost_of(path)
+    record = json.loads((REPO / 'results' / 'published.jsonl').read_text().splitlines()[0])
+    record |= {
+        'status': 'mini',
+        'task': 'mini ImageNet',
+        'model': 'vgg',
+        'seed': 0,
+        'metrics': {'top-1': 0.5},
+        'parameters': {'model': cost.parameters, 'backbone': cost.backbone_parameters},
+        'macs': {'value': cost.backbone_macs, 'input': [1, 3, 32, 32]},
+        'config': {
+            'file': 'configs/pretrain/vgg_mini-imagenet.py',
+            'digest': config_digest(load_config(path)),
+            'overrides': [],
+        },
+        'code': {'commit': 'unknown', 'dirty': False},
+        'weights': {'initial': [], 'tested': {'file': 'a.pth', 'sha256': DIGEST}},
+        'data': {'name': 'mini ImageNet', 'fingerprint': DIGEST},
+        'cost': {
+            'iterations': 1,
+            'train_seconds': 1.0,
+            'test_seconds': 1.0,
+            'train_peak_mib': 1.0,
+            'test_peak_mib': 1.0,
+        },
+        'machine': {'device': 'cpu', 'processes': 1, 'threads': 1},
+        'versions': {'torch': metadata.version('torch')},
+        'source': None,
+        'date': '2026-11-21',
+    }
+    add_records(tmp_path / 'results' / 'mini.jsonl', [record])
+    (tmp_path / 'README.md').write_text('# A\n\n<!-- table: results/mini.jsonl -->\n<!-- end of table -->\n\nB\n')
+    assert lint(tmp_path, mend=True, show=False) == []
+    assert lint(tmp_path, show=False) == []
+    return tmp_path
+
+
+def found(checkout):
+    return [str(problem) for problem in lint(checkout, show=False)]
+
+
+def test_costs_are_those_of_the_formulas(tmp_path):
+    path = tmp_path / 'vgg.py'
+    path.write_text(CONFIG.replace(', num_classes=10', ', out_indices=(4,)'))
+    parameters, macs = vgg11()
+    cost = cost_of(path)
+    assert (cost.parameters, cost.backbone_parameters) == (parameters, parameters)
+    assert (cost.backbone_macs, cost.input) == (macs, '1x3x32x32')
+
+
+def test_the_page_got_its_table(checkout):
+    assert (checkout / 'README.md').read_text() == (
+        '# A\n\n<!-- table: results/mini.jsonl -->\n'
+        '| model | mini ImageNet, top-1 |\n|---|---:|\n| vgg | 50.0 (1) |\n<!-- end of table -->\n\nB\n'
+    )
+
+
+def test_a_typed_table_is_found_and_mended(checkout):
+    page = checkout / 'README.md'
+    page.write_text(page.read_text().replace('50.0', '51.0'))
+    assert found(checkout) == ['README.md: a table is not that of its records']
+    lint(checkout, mend=True, show=False)
+    assert '50.0' in page.read_text()
+
+
+def test_wrong_costs_are_found(checkout):
+    path = checkout / COSTS
+    right = path.read_text()
+    _, macs = vgg11()
+    path.write_text(right.replace(str(macs), '7'))
+    assert found(checkout) == [
+        f'{COSTS}, configs/pretrain/vgg_mini-imagenet.py: says backbone_macs 7, and it is {macs}'
+    ]
+    path.write_text(right + right.splitlines()[1].replace('vgg', 'gone') + '\n')
+    assert found(checkout) == [
+        f'{COSTS}: has a row of configs/pretrain/gone_mini-imagenet.py, which is no config or cannot be built'
+    ]
+    path.write_text(right.splitlines()[0] + '\n')
+    assert found(checkout) == [f'{COSTS}: has no row of configs/pretrain/vgg_mini-imagenet.py']
+
+
+def change(checkout, **more):
+    path = checkout / 'results' / 'mini.jsonl'
+    (record,) = read_records(path)
+    path.write_text(json.dumps({**record, **more}) + '\n')
+
+
+def test_a_record_that_says_otherwise_is_found(checkout):
+    parameters, macs = vgg11()
+    change(checkout, parameters={'model': 1, 'backbone': parameters}, macs={'value': 2, 'input': [1, 3, 32, 32]})
+    where = 'record of mini ImageNet, vgg, seed 0'
+    assert found(checkout) == [
+        f'{where}: says parameters 1, and it is {parameters}',
+        f'{where}: says MACs 2, and it is {macs}',
+    ]
+    change(checkout, parameters={'model': None, 'backbone': None}, cost=None)
+    assert 'is mini and has no cost: a result without provenance' in found(checkout)[0]
+
+
+def test_a_record_of_another_config_is_found(checkout):
+    path = checkout / 'configs' / 'pretrain' / 'vgg_mini-imagenet.py'
+    path.write_text(path.read_text() + 'max_epochs = 3\n')
+    assert 'its config has changed since: digest' in found(checkout)[0]
+    change(checkout, versions={'onedl-mmengine': '0.0.1'})  # made on another stack, whose bases are others
+    assert found(checkout) == []
+    path.rename(path.with_name('vgg_other.py'))
+    assert any('its config configs/pretrain/vgg_mini-imagenet.py is gone' in line for line in found(checkout))
+
+
+def test_a_config_that_cannot_be_built_is_found(checkout):
+    (checkout / 'configs' / 'pretrain' / 'broken.py').write_text("model = dict(type='Nothing')\n")
+    assert [line[:50] for line in found(checkout)] == ['configs/pretrain/broken.py: cannot be built: confi']
+
+
+def test_marks_without_an_end_are_left_alone():
+    text = '<!-- table: a -->\nB\n'
+    assert fill_tables(text, lambda source: 'T') == text
+    twice = '<!-- table: a -->\nx\n<!-- end of table -->\n<!-- table: b -->\n<!-- end of table -->\n'
+    assert fill_tables(twice, str.upper) == (
+        '<!-- table: a -->\nA\n<!-- end of table -->\n<!-- table: b -->\nB\n<!-- end of table -->\n'
+    )
+
+
+def test_configs_are_listed():
+    configs = [path.relative_to(REPO).as_posix() for path in list_configs(REPO)]
+    assert 'configs/det/mask-rcnn_lisa-t_fpn_1x_coco.py' in configs
+    assert not any('_base_' in config for config in configs)

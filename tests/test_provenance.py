@@ -1,0 +1,157 @@
+"""Provenance: what a record says of code, config, data, weights and test protocol."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lisa_backbone import compat
+
+compat.apply()
+pytest.importorskip('mmcv')
+
+from mmengine.config import Config  # noqa: E402
+
+from lisa_backbone import provenance  # noqa: E402
+from lisa_backbone.config import load_config  # noqa: E402
+from lisa_backbone.provenance import (  # noqa: E402
+    code_state,
+    config_of,
+    data_of,
+    file_digest,
+    initial_weights,
+    nominal_input,
+    protocol_of,
+    show_path,
+)
+
+REPO = Path(__file__).parents[1]
+
+
+def config(name):
+    return load_config(REPO / 'configs' / f'{name}.py')
+
+
+# name: (input of the backbone, protocol), by hand from the recipes
+KNOWN = {
+    'det/mask-rcnn_lisa-t_fpn_1x_coco': ((1, 3, 800, 1280), {'input': '800x1280'}),
+    'det/mask-rcnn_lisa-p_fpn_mini-coco': ((1, 3, 160, 160), {'input': '160x160'}),
+    'seg/lisa-t_upernet_8xb2-160k_ade20k-512x512': ((1, 3, 512, 2048), {'input': '512x2048', 'mode': 'whole'}),
+    'pretrain/lisa-t_16xb64_in1k': ((1, 3, 224, 224), {'input': '224x224'}),
+    'action/lisa-t_8xb8-amp-16x4x1-30e_kinetics400-rgb': (
+        (1, 3, 16, 224, 224),
+        {'input': '224x224', 'frames': 16, 'frame interval': 4, 'views': 4, 'crops': 3},
+    ),
+    'action/lisa-t_8xb8-amp-u16-30e_sthv2-rgb': (
+        (1, 3, 16, 224, 224),
+        {'input': '224x224', 'frames': 16, 'views': 1, 'crops': 3},
+    ),
+    'action/tsm-r50_8xb8-amp-u16-30e_sthv2-rgb': (
+        (16, 3, 224, 224),
+        {'input': '224x224', 'frames': 16, 'views': 1, 'crops': 3},
+    ),
+    'action/lisa-p_1x1x1_mini-ssv2-rgb': (
+        (1, 3, 64, 64),
+        {'input': '64x64', 'frames': 1, 'frame interval': 1, 'views': 1, 'crops': 1},
+    ),
+}
+
+
+@pytest.mark.parametrize('name', KNOWN)
+def test_input_and_protocol(name):
+    cfg = config(name)
+    shape, protocol = KNOWN[name]
+    assert nominal_input(cfg) == shape
+    assert protocol_of(cfg) == {**protocol, 'scales': 1, 'flip': False}
+
+
+def test_averaging_over_flips_and_scales_is_told():
+    cfg = config('seg/lisa-t_upernet_8xb2-160k_ade20k-512x512')
+    assert protocol_of(cfg, tta=True) == {'input': '512x2048', 'mode': 'whole', 'scales': 6, 'flip': True}
+
+
+def test_a_config_is_known_by_what_it_says(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        "model = dict(type='Net', backbone=dict(type='B', init_cfg=dict(checkpoint=None)))\ndata_root = 'd'\n"
+    )
+    plain = config_of(str(path), None)
+    local = {'data_root': '/elsewhere', 'model.backbone.init_cfg.checkpoint': '/a.pth'}
+    assert config_of(str(path), local) == plain  # where things lie is no part of it
+    other = config_of(str(path), {**local, 'model.type': 'Other'})
+    assert other['overrides'] == ['model.type=Other']
+    assert other['digest'] != plain['digest']
+    assert plain['file'] == 'mine.py'  # a file outside of the checkout, without its folders
+
+
+def test_paths_are_relative_or_bare(tmp_path, monkeypatch):
+    assert show_path(REPO / 'configs' / 'x.py') == 'configs/x.py'
+    assert show_path(tmp_path / 'a' / 'b.pth') == 'b.pth'
+    monkeypatch.chdir(tmp_path)
+    assert show_path('a/b.pth') == 'a/b.pth'
+
+
+def test_weights_are_known_by_their_bytes(tmp_path):
+    (tmp_path / 'a.pth').write_bytes(b'weights')
+    expected = {'file': 'a.pth', 'sha256': hashlib.sha256(b'weights').hexdigest()}
+    assert file_digest(tmp_path / 'a.pth') == expected
+    init = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth')}
+    cfg = Config({'model': {'backbone': {'type': 'B', 'init_cfg': init}}})
+    assert initial_weights(cfg) == [expected]
+    url = 'https://example.org/b.pth'
+    cfg = Config({'model': {'backbone': {'type': 'B'}}, 'load_from': url})
+    assert initial_weights(cfg) == [{'file': url, 'sha256': hashlib.sha256(url.encode()).hexdigest()}]
+    assert initial_weights(Config({'model': {'type': 'Net'}})) == []
+
+
+def test_data_are_known_by_their_annotations(tmp_path):
+    (tmp_path / 'val.json').write_text('{}')
+    leaf = {'type': 'CocoDataset', 'data_root': str(tmp_path), 'ann_file': 'val.json'}
+    cfg = Config({'test_dataloader': {'dataset': {'type': 'RepeatDataset', 'dataset': leaf}}})
+    expected = {'name': tmp_path.name, 'fingerprint': hashlib.sha256(b'{}').hexdigest()}
+    assert data_of(cfg) == expected
+    (tmp_path / 'mini.json').write_text(json.dumps({'set': 'mini COCO', 'fingerprint': 'ab'}))
+    assert data_of(cfg) == {'name': 'mini COCO', 'fingerprint': 'ab'}
+
+
+def test_folders_without_annotations_are_known_by_names_and_sizes(tmp_path):
+    (tmp_path / 'val' / 'cat').mkdir(parents=True)
+    (tmp_path / 'val' / 'cat' / '1.jpg').write_bytes(b'12345')
+    leaf = {'type': 'ImageNet', 'data_root': str(tmp_path), 'data_prefix': {'img_path': 'val'}}
+    cfg = Config({'test_dataloader': {'dataset': leaf}})
+    assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg 5\n').hexdigest()
+
+
+@pytest.mark.skipif(not shutil.which('git'), reason='git is not installed')
+def test_code_is_known_by_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, '__file__', str(tmp_path / 'lisa_backbone' / 'provenance.py'))
+    code_state.cache_clear()
+    try:
+        assert code_state() == {'commit': 'unknown', 'dirty': False}
+
+        def git(*words):
+            identity = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+            done = subprocess.run(['git', *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+            return done.stdout.strip()
+
+        def state():
+            code_state.cache_clear()
+            return code_state()
+
+        (tmp_path / 'results').mkdir()
+        for name in ('code.py', 'results/mini.jsonl'):
+            (tmp_path / name).write_text('1\n')
+        git('init', '-q')
+        git('add', '.')
+        git('commit', '-qm', 'first')
+        head = git('rev-parse', 'HEAD')
+        assert state() == {'commit': head, 'dirty': False}
+        (tmp_path / 'results' / 'mini.jsonl').write_text('2\n')  # what a sweep writes as it goes
+        assert state() == {'commit': head, 'dirty': False}
+        (tmp_path / 'code.py').write_text('2\n')
+        assert state() == {'commit': head, 'dirty': True}
+    finally:
+        code_state.cache_clear()
