@@ -1,0 +1,1 @@
+"""Size, speed and memory of operators, backbones and whole models, side by side: see docs/performance.md."""
