@@ -106,6 +106,13 @@ def test_what_lacks_is_told(tmp_path, capsys):
     write(tmp_path, entries(metrics={'coco/bbox_mAP': 0.5, 'coco/segm_mAP': None}))
     with pytest.raises(UserError, match=r'gives no finite coco/segm_mAP, only coco/bbox_mAP, coco/segm_mAP'):
         record_of(tmp_path, LISA)
+    old = entries()
+    old['train']['config'] = 'configs/a.py'
+    write(tmp_path, old)
+    with pytest.raises(
+        UserError, match=r"entry 'train' of .*metrics\.json was written by an earlier version; train again"
+    ):
+        record_of(tmp_path, LISA)
     content = entries()
     content['test'] = json.loads(json.dumps(content['test']))
     content['test']['config']['digest'] = 'cd' * 32

@@ -58,6 +58,11 @@ def record_of(work_dir: Path, backbone: dict) -> dict[str, Any] | None:
         raise UserError(f'{work_dir} holds no {METRICS_FILE}; train and test there first') from error
     except KeyError as error:
         raise UserError(f'{work_dir / METRICS_FILE} has no entry {error}; train and test there first') from error
+    for mode, entry in (('train', trained), ('test', tested)):
+        if not isinstance(entry.get('config'), dict):
+            raise UserError(
+                f'entry {mode!r} of {work_dir / METRICS_FILE} was written by an earlier version; {mode} again'
+            )
     found = task_of(trained['config']['file'])
     if found is None:
         return None
