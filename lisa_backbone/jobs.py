@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import queue
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-__all__ = ['Outcome', 'Processes', 'duration', 'threads_each', 'work_through']
+__all__ = ['Outcome', 'Processes', 'Starter', 'duration', 'run_alone', 'sentence_of', 'threads_each', 'work_through']
 
 GRACE = 60  # seconds that a process has to end by itself after an interrupt
 _TAIL = 20_000  # bytes of a log that are searched for its last words
+_ELASTIC = 'torch/distributed/elastic/multiprocessing/api.py'  # in the lines of torchrun about its processes
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -38,15 +41,38 @@ class Outcome:
     sentence: str
 
 
+class Starter(Protocol):
+    """What runs commands, from any thread, and ends them all when asked: here or as jobs of a cluster.
+
+    Attributes:
+        threads: Processor threads of each command.
+    """
+
+    threads: int
+
+    def run(self, command: Sequence[str], log: Path, limit: float | None = None) -> Outcome:
+        """Run a command to its end, its output going into a file; KeyboardInterrupt if all is stopped meanwhile."""
+
+    def stop(self) -> None:
+        """End what runs, and start nothing more."""
+
+
 class Processes:
     """Starts processes, from any thread, and ends them all when asked.
 
     Args:
         threads: Processor threads of each.
+        devices: Sets of GPUs, each as CUDA_VISIBLE_DEVICES names it; a process gets one that no other has meanwhile.
+            With none, each sees all GPUs.
+        grace: Seconds that a process has to end by itself after an interrupt; ``GRACE`` by default.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, devices: Sequence[str] = (), grace: float | None = None) -> None:
         self.threads = threads
+        self._grace = GRACE if grace is None else grace
+        self._devices: queue.SimpleQueue[str] | None = queue.SimpleQueue() if devices else None
+        for device in devices:
+            self._devices.put(device)
         self._running: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -68,22 +94,31 @@ class Processes:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(self.threads))}
         start = time.perf_counter()
-        with log.open('ab') as file:
+        with log.open('ab') as file, self._device() as device:
             begin = file.tell()
             with self._lock:
                 if self._stopped:
                     raise KeyboardInterrupt
                 # A session of its own, so that Ctrl-C reaches it once, through stop(), and its workers can be ended.
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env={**environment, **device},
+                    start_new_session=True,
                 )
                 self._running.add(process)
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
                 _interrupt(process)
-                _end(process)
+                _end(process, self._grace)
                 status = None
+            except BaseException:  # of a signal, where this is the main thread
+                _interrupt(process)
+                _end(process, self._grace)
+                raise
             finally:
                 with self._lock:
                     self._running.discard(process)
@@ -92,7 +127,7 @@ class Processes:
         seconds = time.perf_counter() - start
         if status is None:
             return Outcome(process.returncode, seconds, f'took more than {duration(limit)} and was ended; see {log}')
-        return Outcome(status, seconds, '' if status == 0 else _sentence(status, log, begin))
+        return Outcome(status, seconds, '' if status == 0 else sentence_of(status, log, begin))
 
     def stop(self) -> None:
         """End what runs, as Ctrl-C would, and start nothing more."""
@@ -102,14 +137,49 @@ class Processes:
         for process in running:
             _interrupt(process)
         for process in running:
-            _end(process)
+            _end(process, self._grace)
+
+    @contextmanager
+    def _device(self) -> Iterator[dict[str, str]]:
+        """What a process needs in its environment to see its own GPUs only."""
+        if self._devices is None:
+            yield {}
+            return
+        device = self._devices.get()
+        try:
+            yield {'CUDA_VISIBLE_DEVICES': device}
+        finally:
+            self._devices.put(device)
+
+
+def run_alone(
+    command: Sequence[str], log: Path, limit: float | None, threads: int, grace: float | None = None
+) -> tuple[int, float, str]:
+    """Run a command to its end, as :class:`Processes` does; what a job of a cluster consists of.
+
+    A signal to this process ends the command, but for SIGUSR2: cluster schedulers send that to all processes of a job
+    whose time is nearly up, and only this one is to act on it.
+
+    Args:
+        command: The command.
+        log: The file for its output, which is added to.
+        limit: Seconds after which it is ended.
+        threads: Its processor threads.
+        grace: Seconds that it has to end by itself after an interrupt.
+
+    Returns:
+        The fields of an :class:`Outcome`.
+    """
+    deaf = ['/bin/sh', '-c', 'trap "" USR2; exec "$@"', 'sh', *command]
+    outcome = Processes(threads, grace=grace).run(deaf, log, limit)
+    return outcome.status, outcome.seconds, outcome.sentence
 
 
 def work_through(
     items: Sequence[T],
     do: Callable[[T], R],
     done: Callable[[T, R], None],
-    processes: Processes,
+    processes: Starter,
     workers: int = 1,
     watch: Callable[[], None] | None = None,
 ) -> None:
@@ -156,17 +226,25 @@ def _interrupt(process: subprocess.Popen) -> None:
         process.send_signal(signal.SIGINT)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, grace: float) -> None:
     """Wait for a process that was interrupted, then kill what is left of its session."""
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _sentence(status: int, log: Path, begin: int) -> str:
-    """Why a command failed: its ``error:`` line, else the last line that it wrote."""
+def sentence_of(status: int, log: Path, begin: int) -> str:
+    """Why a command failed: its ``error:`` line, else the last line that it wrote.
+
+    Args:
+        status: Its exit status, negative for the signal that killed it.
+        log: The file that it wrote.
+        begin: Where in the file its output begins.
+    """
     with log.open('rb') as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(begin, end - _TAIL))
@@ -174,8 +252,18 @@ def _sentence(status: int, log: Path, begin: int) -> str:
     told = [line for line in lines if line.startswith('error: ')]
     if told:
         return told[-1].removeprefix('error: ')
+    status, lines = _before_torchrun(status, lines)
     if status < 0:
         name = signal.Signals(-status).name
         more = ', as the system does where memory runs out' if name == 'SIGKILL' else ''
         return f'was killed by {name}{more}; see {log}'
     return f'{lines[-1] if lines else f"ended with status {status}"}; see {log}'
+
+
+def _before_torchrun(status: int, lines: list[str]) -> tuple[int, list[str]]:
+    """Status and words of the process that failed under torchrun, without torchrun's own report at the end."""
+    for number, line in enumerate(lines):
+        failed = re.search(rf'{re.escape(_ELASTIC)}.*failed \(exitcode: (-?\d+)\)', line)
+        if failed:
+            return int(failed[1]), [line for line in lines[:number] if _ELASTIC not in line]
+    return status, lines
