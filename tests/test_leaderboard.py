@@ -18,6 +18,7 @@ pytest.importorskip('mmcv')
 
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.jobs import Processes, sentence_of, work_through  # noqa: E402
 from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     Model,
     Run,
@@ -283,6 +284,123 @@ def test_operators_become_overrides():
     ]
     with pytest.raises(UserError, match="option 'local_con' is unknown to SelfAttention"):
         attention_options('SelfAttention:local_con=True')
+
+
+# --------------------------------------------------------------------------------------------------- GPUs and clusters
+
+# Stands for torchrun: notes down its options and the GPUs that it sees, and runs the tool once.
+TORCHRUN = """
+import os, pathlib, runpy, sys
+at = next(i for i, word in enumerate(sys.argv) if i and word.endswith('.py'))
+path = pathlib.Path(sys.argv[at]).parents[1] / 'torchrun.txt'
+with path.open('a') as file:
+    print(*sys.argv[1:at], os.environ['CUDA_VISIBLE_DEVICES'], file=file)
+sys.argv = sys.argv[at:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+# What torchrun printed for a process that ended by itself, shortened.
+TORCHRUN_REPORT = """
+Epoch(train) [1][10/50]
+{words}
+W1121 13:14:26.409000 25369 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 2 closing signal
+E1121 13:14:26.410000 25369 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: {status}) local_r
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+"""
+
+
+@pytest.fixture
+def torchrun(place, monkeypatch):
+    """A package that stands for torch in the processes of the sweep; GPUs 4 to 7."""
+    package = place / 'stand-in' / 'torch' / 'distributed'
+    package.mkdir(parents=True)
+    (package.parent / '__init__.py').touch()
+    (package / '__init__.py').touch()
+    (package / 'run.py').write_text(TORCHRUN)
+    monkeypatch.setenv('PYTHONPATH', str(place / 'stand-in'))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6,7')
+    return place / 'torchrun.txt'
+
+
+def test_several_gpus_by_torchrun(place, torchrun):
+    assert run_sweep([TWO], [LISA, OTHER], [0], settings(place, jobs=2, gpus=2)) == {}
+    started = [line.rpartition(' ') for line in torchrun.read_text().splitlines()]
+    assert {options for options, _, _ in started} == {'--standalone --nproc_per_node 2'}
+    assert {gpus for _, _, gpus in started} == {'4,5', '6,7'}
+    found = calls(place)
+    assert sorted(call.split()[0] for call in found) == ['test'] * 2 + ['train'] * 4
+    assert all(('--resume --launcher pytorch' in call) == call.startswith('train') for call in found)
+    assert all(re.search(r'--launcher pytorch --work-dir \S+-0-2gpus --seed 0 --cfg-options', call) for call in found)
+
+
+def test_one_gpu_without_torchrun(place, torchrun):
+    assert run_sweep([ONE], [LISA], [0], settings(place, gpus=1)) == {}
+    assert not torchrun.exists()
+    assert not any('--launcher' in call for call in calls(place))
+    (place / 'results' / 'mini.jsonl').unlink()
+    # four processes have four times the batch: another training, whose results are not mixed with these
+    assert run_sweep([ONE], [LISA], [0], settings(place, gpus=4)) == {}
+    assert torchrun.read_text() == '--standalone --nproc_per_node 4 4,5,6,7\n' * 2
+    assert [call.split()[0] for call in calls(place)] == ['train', 'test']
+    with pytest.raises(UserError, match='holds runs of mini One, lisa-p, LiSAttention in 1 processes, now 2'):
+        run_sweep([ONE], [LISA], [1], settings(place, gpus=2))
+
+
+def test_runs_at_a_time_share_no_gpu(place):
+    processes = Processes(1, ['0,1', '2,3'])
+
+    def do(item):
+        # waits until the other one is there
+        script = f'echo $CUDA_VISIBLE_DEVICES > {place}/{item}; until [ -s {place}/{1 - item} ]; do sleep 0.05; done'
+        return processes.run(['/bin/sh', '-c', script], place / f'{item}.log', 20)
+
+    outcomes = []
+    work_through([0, 1], do, lambda item, outcome: outcomes.append(outcome.sentence), processes, workers=2)
+    assert outcomes == ['', '']
+    assert {(place / '0').read_text(), (place / '1').read_text()} == {'0,1\n', '2,3\n'}
+
+
+@pytest.mark.parametrize(
+    ('status', 'words', 'sentence'),
+    [
+        (1, 'ValueError: seven', 'ValueError: seven; see {log}'),
+        (2, 'error: no such file; mend it', 'no such file; mend it'),
+        (-9, '', 'was killed by SIGKILL, as the system does where memory runs out; see {log}'),
+    ],
+)
+def test_failure_under_torchrun_is_that_of_the_tool(tmp_path, status, words, sentence):
+    log = tmp_path / 'log.txt'
+    log.write_text(TORCHRUN_REPORT.format(status=status, words=words))
+    assert sentence_of(1, log, 0) == sentence.format(log=log)
+
+
+def test_sweep_by_jobs(place):
+    assert run_sweep([ONE], [LISA], [0], settings(place, executor='submitit-local', threads=1)) == {}
+    assert [call.split()[0] for call in calls(place)] == ['train', 'test']
+    assert [(r['model'], r['metrics']['top-1']) for r in results(place)] == [('lisa-p, LiSAttention', 0.8)]
+    assert list((place / 'work' / 'jobs').glob('*_0_log.out'))
+
+
+@pytest.mark.parametrize(
+    ('more', 'sentence'),
+    [
+        (dict(gpus=2, jobs=3), '--jobs 3 with --gpus 2 each take 6 GPUs, and this machine has 4; lower one'),
+        (dict(gpus=-1), '--gpus -1 must be positive'),
+        (dict(executor='slurm', slurm=('time=60',)), 'Slurm is not here (sbatch, srun, sacct, scancel not found)'),
+        (dict(executor='slurm', slurm=('partition=gpu',)), '--slurm has no time'),
+        (dict(executor='slurm'), '--slurm has no time'),
+        (dict(slurm=('time=60',)), '--slurm is not for --executor processes'),
+        (dict(executor='submitit-local', gpus=1), '--gpus 1 is not for --executor submitit-local'),
+    ],
+)
+def test_executors_that_cannot_work(place, torchrun, monkeypatch, more, sentence):
+    monkeypatch.setenv('PATH', str(place))
+    with pytest.raises(UserError) as caught:
+        run_sweep([ONE], [LISA], [0], settings(place, **more))
+    assert sentence in str(caught.value)
+    assert calls(place) == []
 
 
 # ---------------------------------------------------------------------------------------------------- tasks and figures

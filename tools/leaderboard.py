@@ -3,6 +3,7 @@
 Examples:
     python tools/leaderboard.py run
     python tools/leaderboard.py run --tasks mini-kinetics mini-ssv2 --attention LiSAttention SelfAttention --seeds 0 1 2
+    python tools/leaderboard.py run --slurm partition=gpu time=24:00:00 cpus-per-task=8 --gpus 4 --jobs 10
     python tools/leaderboard.py table
 """
 
@@ -39,8 +40,15 @@ def parse_args() -> argparse.Namespace:
     run.add_argument('--data', type=Path, default=REPO / 'data', help='folder of the mini sets; what lacks is made')
     run.add_argument('--work-dir', type=Path, default=REPO / 'work_dirs' / 'leaderboard')
     run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides for every run')
-    run.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    run.add_argument('--jobs', type=int, default=1, help='runs at a time; with --slurm, jobs in the queue')
     run.add_argument('--threads', type=int, default=0, help='processor threads of each (default: an equal share)')
+    run.add_argument('--gpus', type=int, default=0, help='GPUs of each run; from two on by torchrun')
+    run.add_argument('--slurm', nargs='+', metavar='KEY=VALUE', help='run as Slurm jobs, with these options of sbatch')
+    run.add_argument(
+        '--executor',
+        choices=['processes', 'slurm', 'submitit-local'],
+        help='default: slurm with --slurm, else processes; submitit-local tries the jobs without Slurm',
+    )
     return parser.parse_args()
 
 
@@ -65,6 +73,9 @@ def main() -> int:
             options=tuple(args.cfg_options),
             jobs=args.jobs,
             threads=args.threads,
+            gpus=args.gpus,
+            executor=args.executor or ('slurm' if args.slurm else 'processes'),
+            slurm=tuple(args.slurm) if args.slurm else None,
         )
         tasks = choose(args.tasks)
         models = list_models(args.models, args.attention, tasks, REPO)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import statistics
 import sys
@@ -21,13 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from tqdm import tqdm
 
 from ..attention import build_attention
 from ..config import config_digest, load_config
 from ..errors import UserError
-from ..jobs import Processes, duration, threads_each, work_through
+from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..records import add_records, read_records
 from ..runner import parse_options
 from .collect import METRICS_FILE, RECORD_FILE, attention_of
@@ -88,8 +90,12 @@ class Settings:
         work: Folder of the work directories.
         results: The file of the records.
         options: Overrides for every run, ``KEY=VALUE`` as for tools/train.py.
-        jobs: Runs at a time.
-        threads: Processor threads of each; 0 for an equal share of all.
+        jobs: Runs at a time; of a cluster, jobs in its queue.
+        threads: Processor threads of each process; 0 for an equal share of all.
+        gpus: GPUs of each run; 0 to leave it to the machine.
+        executor: ``'processes'`` of this machine, jobs of ``'slurm'``, or ``'submitit-local'``, the same jobs as
+            processes of this machine.
+        slurm: What the jobs ask for, ``KEY=VALUE``; see :func:`lisa_backbone.cluster.slurm_parameters`.
     """
 
     root: Path
@@ -99,6 +105,9 @@ class Settings:
     options: tuple[str, ...] = ()
     jobs: int = 1
     threads: int = 0
+    gpus: int = 0
+    executor: str = 'processes'
+    slurm: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -108,7 +117,7 @@ class _Sweep:
     settings: Settings
     digests: dict[tuple[str, str], str]  # of task and model: digest of the config, overrides included
     fingerprints: dict[str, str]  # of a task's data
-    processes: Processes
+    processes: Starter
     started: dict[Run, float] = field(default_factory=dict)
     locks: dict[Run, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
@@ -116,7 +125,8 @@ class _Sweep:
         """Work directory of a run: one for each setting, so that none goes on with a checkpoint of another."""
         digest, fingerprint = self.digests[run.task.name, str(run.model)], self.fingerprints[run.task.name]
         row = re.sub(r'[^\w.=-]+', '_', str(run.model))
-        return self.settings.work / run.task.key / row / f'{digest[:8]}-{fingerprint[:8]}-{run.seed}'
+        gpus = f'-{self.settings.gpus}gpus' if self.settings.gpus > 1 else ''
+        return self.settings.work / run.task.key / row / f'{digest[:8]}-{fingerprint[:8]}-{run.seed}{gpus}'
 
     def log(self, run: Run) -> Path:
         """What training and testing print."""
@@ -190,8 +200,7 @@ def run_sweep(
     Raises:
         UserError: An argument cannot be used, the results are of other settings, or another sweep is at work.
     """
-    if settings.jobs < 1 or settings.threads < 0:
-        raise UserError(f'--jobs {settings.jobs} and --threads {settings.threads} must be positive')
+    processes = _starter(settings)
     records = read_records(settings.results)
     known = {task.name: task for task in MINI_TASKS}
     needed = list(dict.fromkeys([*(known[task.initial] for task in tasks if task.initial), *tasks]))
@@ -200,6 +209,7 @@ def run_sweep(
         expected = digests.get((record['task'], record['model']))
         if expected:
             _check(record, 'config', record['config']['digest'], expected, settings.results)
+            _check_gpus(record, settings)
     settings.work.mkdir(parents=True, exist_ok=True)
     with _alone(settings.work):
         fingerprints = {task.name: make_data(task, settings.data)['fingerprint'] for task in needed}
@@ -212,7 +222,6 @@ def run_sweep(
         order = sorted(tasks, key=lambda task: bool(task.initial))
         runs = [Run(task, model, seed) for seed in seeds for task in order for model in models]
         runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
-        processes = Processes(settings.threads or threads_each(settings.jobs))
         return _run_all(runs, _Sweep(settings, digests, fingerprints, processes), _seconds(records))
 
 
@@ -236,6 +245,45 @@ def time_left(waiting: Mapping[Run, float], took: Mapping[str, Sequence[float]],
     return max(sum(left) / jobs, max(left, default=0))
 
 
+def _starter(settings: Settings) -> Starter:
+    """What runs the commands.
+
+    Raises:
+        UserError: It cannot be as the settings say.
+    """
+    jobs, threads, gpus = settings.jobs, settings.threads, settings.gpus
+    if jobs < 1 or threads < 0 or gpus < 0:
+        raise UserError(f'--jobs {jobs}, --threads {threads} and --gpus {gpus} must be positive')
+    if settings.executor == 'processes':
+        if settings.slurm is not None:
+            raise UserError('--slurm is not for --executor processes; leave out one of the two')
+        return Processes(threads or threads_each(jobs), _devices(jobs, gpus))
+    from ..cluster import Jobs, slurm_parameters  # importing submitit sets up logging anew
+
+    if settings.executor == 'slurm':
+        parameters = slurm_parameters(settings.slurm or (), gpus)
+        threads = threads or max(parameters.get('cpus_per_task', 1) // max(gpus, 1), 1)
+        return Jobs(settings.work / 'jobs', parameters, threads)
+    if gpus:
+        raise UserError(f'--gpus {gpus} is not for --executor {settings.executor}, whose jobs see no GPU')
+    parameters = slurm_parameters(settings.slurm or ('time=30-0',))
+    return Jobs(settings.work / 'jobs', parameters, threads or threads_each(jobs), 'local')
+
+
+def _devices(jobs: int, gpus: int) -> list[str]:
+    """GPUs of this machine for each of so many runs at a time."""
+    if not gpus:
+        return []
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    found = list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(',')))
+    if jobs * gpus > len(found):
+        raise UserError(
+            f'--jobs {jobs} with --gpus {gpus} each take {jobs * gpus} GPUs, and this machine has {len(found)}; '
+            f'lower one of the two'
+        )
+    return [','.join(found[first : first + gpus]) for first in range(0, jobs * gpus, gpus)]
+
+
 def _options(model: Model, settings: Settings) -> list[str]:
     return [*attention_options(model.attention), *settings.options]
 
@@ -251,6 +299,16 @@ def _check(record: dict[str, Any], what: str, found: str, expected: str, path: P
         raise UserError(
             f'{path} holds runs of {record["task"]}, {record["model"]} with another {what} (digest {found[:8]}, now '
             f'{expected[:8]}); name another file with --results'
+        )
+
+
+def _check_gpus(record: dict[str, Any], settings: Settings) -> None:
+    """Stop if the results hold runs on another number of GPUs, since each adds a batch of its own to every step."""
+    found, now = record['machine']['processes'], max(settings.gpus, 1)
+    if found != now:
+        raise UserError(
+            f'{settings.results} holds runs of {record["task"]}, {record["model"]} in {found} processes, now {now}, '
+            f'which differ by the batch; give the same --gpus, or name another file with --results'
         )
 
 
@@ -345,12 +403,12 @@ def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     if mode in _entries(work_dir):
         return ''
     pairs = [f'data_root={settings.data / run.task.data}', *_options(run.model, settings), *more]
-    command = [
-        sys.executable,
-        settings.root / 'tools' / f'{mode}.py',
-        settings.root / run.task.config_of(run.model.name),
-    ]
+    command = [sys.executable]
+    if settings.gpus > 1:
+        command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', settings.gpus]
+    command += [settings.root / 'tools' / f'{mode}.py', settings.root / run.task.config_of(run.model.name)]
     command += ['--resume'] if mode == 'train' else []
+    command += ['--launcher', 'pytorch'] if settings.gpus > 1 else []
     command += ['--work-dir', work_dir, '--seed', run.seed, '--cfg-options', *pairs]
     return sweep.processes.run(list(map(str, command)), sweep.log(run)).sentence
 
