@@ -1,15 +1,20 @@
-"""Train and test every task on its mini data set, with one record for each run, and print one table.
+"""The leaderboard: train and test models on tasks, report, compare, check and reproduce what was recorded.
 
 Examples:
     python tools/leaderboard.py run
     python tools/leaderboard.py run --tasks mini-kinetics mini-ssv2 --attention LiSAttention SelfAttention --seeds 0 1 2
     python tools/leaderboard.py run --slurm partition=gpu time=24:00:00 cpus-per-task=8 --gpus 4 --jobs 10
     python tools/leaderboard.py table
+    python tools/leaderboard.py report --out work_dirs/report
+    python tools/leaderboard.py compare work_dirs/a/predictions.npz work_dirs/b/predictions.npz
+    python tools/leaderboard.py lint
+    python tools/leaderboard.py reproduce mini-ade20k "lisa-p, LiSAttention" --seed 0 --run
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from pathlib import Path
 
@@ -23,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)
-    run = actions.add_parser('run', help='train, test and print the table')
+    run = actions.add_parser('run', help='train, test, record and print the table')
     table = actions.add_parser('table', help='print the table of a results file')
     for action in (run, table):
         action.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
@@ -49,47 +54,133 @@ def parse_args() -> argparse.Namespace:
         choices=['processes', 'slurm', 'submitit-local'],
         help='default: slurm with --slurm, else processes; submitit-local tries the jobs without Slurm',
     )
+
+    report = actions.add_parser('report', help='write a page, tables in Markdown and a CSV file of all results')
+    report.add_argument('--results', type=Path, nargs='+', help='files of records (default: all in results/)')
+    report.add_argument('--benchmarks', type=Path, nargs='*', default=[], help='CSV files of tools/benchmark.py')
+    report.add_argument('--out', type=Path, default=REPO / 'work_dirs' / 'report', help='folder for the files')
+
+    compare = actions.add_parser('compare', help='compare the saved predictions of two tests by a paired bootstrap')
+    compare.add_argument('first', type=Path, help='predictions.npz or predictions.json.gz of a work directory')
+    compare.add_argument('second', type=Path)
+    compare.add_argument('--metric', help='top-1, mIoU, box AP or mask AP (default: the first that they allow)')
+    compare.add_argument('--resamples', type=int, default=2000)
+    compare.add_argument('--method', choices=['percentile', 'BCa'], default='percentile', help='of the interval')
+
+    lint = actions.add_parser('lint', help='build every config and compare costs, records and tables with it')
+    lint.add_argument('--mend', action='store_true', help='write costs and tables anew')
+
+    reproduce = actions.add_parser('reproduce', help='print, or run, what makes a row of the table')
+    reproduce.add_argument('task', help='key of a task, such as mini-coco or coco-mask-r-cnn-1x')
+    reproduce.add_argument('model', help='as in the table: "lisa-p, SelfAttention", or swin-t')
+    reproduce.add_argument('--seed', type=int, default=0)
+    reproduce.add_argument('--gpus', type=int, default=1)
+    reproduce.add_argument('--iteration-seconds', type=float, help='measured, for an estimate of the hours')
+    reproduce.add_argument('--run', action='store_true', help='run the commands, and compare the figure')
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run what was asked for, and print the table."""
-    args = parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems end a job: like Ctrl-C
-
-    compat.apply()
+def run(args: argparse.Namespace) -> int:
+    """Train and test what has no record yet, and print the table."""
     from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
-    from lisa_backbone.leaderboard.table import table
     from lisa_backbone.leaderboard.tasks import choose
+
+    settings = Settings(
+        root=REPO,
+        data=args.data.absolute(),
+        work=args.work_dir.absolute(),
+        results=args.results,
+        options=tuple(args.cfg_options),
+        jobs=args.jobs,
+        threads=args.threads,
+        gpus=args.gpus,
+        executor=args.executor or ('slurm' if args.slurm else 'processes'),
+        slurm=tuple(args.slurm) if args.slurm else None,
+    )
+    tasks = choose(args.tasks)
+    models = list_models(args.models, args.attention, tasks, REPO)
+    failed = run_sweep(tasks, models, args.seeds, settings)
+    if failed and not args.results.exists():
+        raise UserError(f'all runs failed, {next(iter(failed))}: {next(iter(failed.values()))}')
+    table(args)
+    for one, sentence in failed.items():
+        print(f'FAILED {one}: {sentence}')
+    return 1 if failed else 0
+
+
+def table(args: argparse.Namespace) -> int:
+    """Print the table of a results file."""
+    from lisa_backbone.leaderboard import table as tables
     from lisa_backbone.records import read_records
 
-    failed = {}
-    if args.action == 'run':
-        settings = Settings(
-            root=REPO,
-            data=args.data.absolute(),
-            work=args.work_dir.absolute(),
-            results=args.results,
-            options=tuple(args.cfg_options),
-            jobs=args.jobs,
-            threads=args.threads,
-            gpus=args.gpus,
-            executor=args.executor or ('slurm' if args.slurm else 'processes'),
-            slurm=tuple(args.slurm) if args.slurm else None,
-        )
-        tasks = choose(args.tasks)
-        models = list_models(args.models, args.attention, tasks, REPO)
-        failed = run_sweep(tasks, models, args.seeds, settings)
-        if failed and not args.results.exists():
-            raise UserError(f'all runs failed, {next(iter(failed))}: {next(iter(failed.values()))}')
     records = read_records(args.results)
     if not records:
         raise UserError(f'{args.results} holds no records; make them with tools/leaderboard.py run')
-    print(table(records))
-    for run, sentence in failed.items():
-        print(f'FAILED {run}: {sentence}')
-    return 1 if failed else 0
+    print(tables.table(records))
+    return 0
 
+
+def report(args: argparse.Namespace) -> int:
+    """Write the report."""
+    from lisa_backbone.leaderboard.report import report as write
+    from lisa_backbone.records import read_records
+    from lisa_backbone.rows import read_rows
+
+    for path in [*(args.results or ()), *args.benchmarks]:
+        if not path.exists():
+            raise UserError(f'{path} does not exist; name files of records or benchmarks that do')
+    records = read_records(args.results or REPO / 'results')
+    rows = [row for path in args.benchmarks for row in read_rows(path)]
+    for path in write(records, args.out, rows):
+        print(path)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare two tests."""
+    from lisa_backbone.leaderboard import statistics
+
+    names = (str(args.first), str(args.second))
+    found = statistics.compare(
+        *names, args.metric, names=('the first', 'the second'), resamples=args.resamples, method=args.method
+    )
+    print(found.sentence())
+    return 0
+
+
+def lint(args: argparse.Namespace) -> int:
+    """Check what is published."""
+    from lisa_backbone.leaderboard import lint as linter
+
+    return linter.print_problems(linter.lint(REPO, args.mend))
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Print what makes a row, or make it."""
+    from lisa_backbone.leaderboard import reproduce as again
+    from lisa_backbone.records import read_records
+
+    os.chdir(REPO)
+    return again.reproduce(
+        read_records(REPO / 'results'),
+        args.task,
+        args.model,
+        args.seed,
+        gpus=args.gpus,
+        iteration=args.iteration_seconds,
+        run=args.run,
+    )
+
+
+def main() -> int:
+    """Do what was asked for."""
+    args = parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems end a job: like Ctrl-C
+    compat.apply()
+    return ACTIONS[args.action](args)
+
+
+ACTIONS = {'run': run, 'table': table, 'report': report, 'compare': compare, 'lint': lint, 'reproduce': reproduce}
 
 if __name__ == '__main__':
     exit_with_sentence(main)
