@@ -506,15 +506,16 @@ case "$*" in
        {work}/metrics.json;;
   *ruff*check*) exit {lint};;
   *tools/rehearse.py*) exit {rehearsed};;
+  *tools/leaderboard.py*) exit {published};;
   *pytest*) echo '== 3 passed =='; exit {tests};;
 esac
 """
 
 
-def fake_env(tmp_path, monkeypatch, lint=0, tests=0, rehearsed=0):
+def fake_env(tmp_path, monkeypatch, lint=0, tests=0, rehearsed=0, published=0):
     work = tmp_path / 'work_dirs' / 'mask-rcnn_lisa-p_fpn_mini-coco'
     env = make_env(tmp_path)
-    statuses = {'lint': lint, 'tests': tests, 'rehearsed': rehearsed}
+    statuses = {'lint': lint, 'tests': tests, 'rehearsed': rehearsed, 'published': published}
     text = FAKE_PYTHON.format(calls=tmp_path / 'calls', root=tmp_path, work=work, **statuses)
     executable(env.python, text)
     monkeypatch.setattr(bootstrap, 'ROOT', tmp_path)
@@ -563,11 +564,11 @@ def test_test_runs_lint_and_tests_and_ends_with_pytest(tmp_path, monkeypatch, ca
     assert re.fullmatch(r'-m pytest -n [1-8] --dist loadfile -k attention', calls()[2])
 
 
-@pytest.mark.parametrize('rehearsed', [0, 1])
-def test_test_rehearses_some_configs(tmp_path, monkeypatch, capfd, rehearsed):
-    env, _, calls = fake_env(tmp_path, monkeypatch, rehearsed=rehearsed)
-    assert bootstrap.test(env, []) == rehearsed
-    assert calls()[2] == 'tools/rehearse.py --sample 2'
+@pytest.mark.parametrize(('rehearsed', 'published'), [(0, 0), (1, 0), (0, 1)])
+def test_test_rehearses_some_configs_and_checks_what_is_published(tmp_path, monkeypatch, capfd, rehearsed, published):
+    env, _, calls = fake_env(tmp_path, monkeypatch, rehearsed=rehearsed, published=published)
+    assert bootstrap.test(env, []) == max(rehearsed, published)
+    assert calls()[2:4] == ['tools/rehearse.py --sample 2', 'tools/leaderboard.py lint']
     assert capfd.readouterr().out.splitlines()[-1] == '== 3 passed =='
 
 

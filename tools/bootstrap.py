@@ -87,7 +87,7 @@ def is_interrupted(work: Path) -> bool:
 
 
 def test(env: Environment, arguments: list) -> int:
-    """Run the lint rules, a sample of the configs that differs from day to day, and the tests, a file per process.
+    """Run the linters, a sample of the configs that differs from day to day, and the tests, a file per process.
 
     Pytest's closing line is the last one printed. With arguments for pytest, the configs are left out.
     """
@@ -97,10 +97,13 @@ def test(env: Environment, arguments: list) -> int:
     rehearsed = 0 if arguments else run_tool(env, 'tools/rehearse.py', '--sample', CONFIGS_REHEARSED)
     if rehearsed:
         print('\nerror: a config failed its rehearsal (above); the tests run all the same', flush=True)
+    published = 0 if arguments else run_tool(env, 'tools/leaderboard.py', 'lint')
+    if published:
+        print('\nerror: something published is not so (above); the tests run all the same', flush=True)
     workers = min(jobs(gigabytes=4), 8)
     threads = {} if workers == 1 else {'OMP_NUM_THREADS': '1'}  # else the threads of each would compete for the cores
     tested = run_tool(env, '-m', 'pytest', '-n', workers, '--dist', 'loadfile', *arguments, **threads)
-    return tested or max(*lint, rehearsed)
+    return tested or max(*lint, rehearsed, published)
 
 
 def parse(arguments: list) -> tuple[argparse.Namespace, list]:
