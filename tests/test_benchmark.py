@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from lisa_backbone.benchmarking import probe as probe_module
 from lisa_backbone.benchmarking import runs
 from lisa_backbone.benchmarking.candidates import Candidate, check_candidates, parse_pairs
 from lisa_backbone.benchmarking.passes import (
@@ -249,6 +250,13 @@ def test_probe_tells_how_it_ended(tmp_path):
     with pytest.raises(UserError, match='does not take a batch of 1 inputs of 3x4x32x32 in inference'):
         probe_apart(job(Candidate('timm.resnet18'), (4, 32, 32)))
     assert 'MALLOC_MMAP_THRESHOLD_' not in os.environ
+
+
+def test_probe_starts_anew_where_forking_will_not_do(monkeypatch):
+    """As it does for CUDA."""
+    monkeypatch.setitem(probe_module._START, 'cpu', 'spawn')
+    found = probe_apart(job(Candidate('NoMixing', dim=8), (4, 4)))
+    assert (found['parameters'], found['macs']) == (2 * 72, 2 * 16 * 64)
 
 
 # ------------------------------------------------------------------------------------------------------- runs and files

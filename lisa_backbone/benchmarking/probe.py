@@ -44,6 +44,9 @@ __all__ = ['Job', 'TooSlow', 'probe', 'probe_apart', 'resident_peak']
 
 _OUT_OF_MEMORY, _TOO_SLOW = 77, 78  # exit statuses
 _MALLOC = 'MALLOC_MMAP_THRESHOLD_'
+# On the CPU it is forked from a process that has done nothing but import packages. Some of them look for a GPU when
+# they are imported, and CUDA does not work in what is forked after that.
+_START = {'cpu': 'forkserver', 'cuda': 'spawn'}
 _LARGE = ('mmdet.models', 'mmseg.models', 'mmaction.models', 'mmpretrain.models', 'timm')
 _CLEAR = Path('/proc/self/clear_refs')  # 5 resets the high-water mark
 
@@ -78,7 +81,7 @@ class Job:
 
 
 def probe_apart(job: Job) -> dict[str, Any]:
-    """Probe in a process of its own, forked from one that has done nothing but import packages.
+    """Probe in a process of its own.
 
     Args:
         job: What to probe.
@@ -92,7 +95,7 @@ def probe_apart(job: Job) -> dict[str, Any]:
         TooSlow: The pass took longer than the limit. What was found before is its argument.
         UserError: The candidate cannot be built or does not take the input.
     """
-    context = multiprocessing.get_context('forkserver')
+    context = multiprocessing.get_context(_START[job.device.partition(':')[0]])
     # The benchmark has built the candidates, so what they need is imported here; counting imports torch._dynamo.
     needed = [name for name in _LARGE if name in sys.modules]
     context.set_forkserver_preload([__name__, f'{__package__}.preload', 'torch._dynamo', *needed])
