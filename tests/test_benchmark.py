@@ -532,7 +532,8 @@ def test_whole_model_and_frames_of_a_video():
     ('spec', 'whole', 'sentence'),
     [
         ('LisAttention', False, "'LisAttention' is unknown; did you mean 'LiSAttention'"),
-        ('mmdett.ResNet', False, "'mmdett.ResNet' is unknown"),
+        ('mmdett.ResNet', False, "'mmdett.ResNet' is unknown; did you mean 'mmdet.ResNet'"),
+        ('mmdet.VisionTransformer', False, "unknown; did you mean 'mm(seg|pretrain|action).VisionTransformer'"),
         ('LiSAttention:from=padded', False, "option 'from' is unknown to LiSAttention"),
         ('LiSA:arch=pica', False, r"arch 'pica' is unknown to LiSA \(did you mean 'pico'"),
         ('LiSA:arc=pico', False, 'arc'),
@@ -542,8 +543,8 @@ def test_whole_model_and_frames_of_a_video():
     ],
 )
 def test_what_cannot_be_built_is_told(spec, whole, sentence):
-    if spec.startswith('timm'):
-        pytest.importorskip('timm')
+    for package in {'t': ['timm'], 'm': ['mmdet', 'mmseg']}.get(spec[0], []):
+        pytest.importorskip(package)
     with pytest.raises(UserError, match=sentence):
         Candidate(spec, whole).build((32, 32))
 

@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -168,7 +169,8 @@ def _build_registered(name: str, options: dict[str, Any]) -> nn.Module:
     from ..preflight import build_model
 
     if _registered(name) is None:
-        known = [*ATTENTION, 'LiSA', *(f'{f}.{name}' for f in FRAMEWORKS if _registered(f'{f}.{name}') is not None)]
+        others = [f'{framework}.{name.rpartition(".")[2]}' for framework in FRAMEWORKS]
+        known = [*ATTENTION, 'LiSA', *(other for other in others if _registered(other) is not None)]
         raise UserError(
             f'candidate {name!r} is unknown{nearest(name, known, 0.4)}; name an attention operator, a registered class '
             'such as mmdet.SwinTransformer, timm.MODEL or a config file (.py)'
@@ -183,11 +185,12 @@ def _registered(name: str) -> Any:
     if not dot:
         return MODELS.get(name)
     try:
-        with MODELS.switch_scope_and_registry(scope) as registry:
-            # Of an unknown scope mmengine gives the root registry.
-            return registry.get(cls) if registry.scope == scope else None
+        if find_spec(f'{scope}.registry') is None:
+            return None
     except ImportError:
         return None
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        return registry.get(cls) if registry.scope == scope else None  # of an unknown scope it is the root registry
 
 
 def _build_of_config(path: str, options: dict[str, Any], whole: bool, is_video: bool) -> nn.Module:
