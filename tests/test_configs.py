@@ -277,8 +277,10 @@ def test_mini_configs_validate_once_and_never_flip(name):
     cfg = load(name)
     loop, pipelines = cfg.train_cfg, kinds(name)
     assert loop.val_interval == (loop.get('max_iters') or loop.max_epochs)
-    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == (16 if 'action' in name else 8)
-    assert cfg.optim_wrapper.optimizer == adamw(2e-3 if name.startswith('det') else 1e-3, 0.05)
+    batch = 8 if name.startswith(('det', 'seg')) else 16
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == batch
+    assert cfg.optim_wrapper.optimizer == adamw(1e-3 if name.startswith('action') else 2e-3, 0.05)
+    assert cfg.model.backbone.norm == 'BN'  # layer norm stays at chance several times longer
     assert not [node.type for p in pipelines for _, node in walk_dicts({'p': p}) if 'Flip' in str(node.get('type'))]
     root = {'det': 'mini_coco', 'seg': 'mini_ade20k', 'pretrain': 'mini_imagenet'}.get(name.split('/')[0])
     root = root or ('mini_kinetics' if 'kinetics' in name else 'mini_ssv2')
@@ -286,9 +288,6 @@ def test_mini_configs_validate_once_and_never_flip(name):
     assert {loader.dataset.data_root for loader in loaders} == {f'data/{root}/'}
     classes = {len(loader.dataset.metainfo.classes) for loader in loaders}
     assert classes == {15 if 'ade20k' in name else 10}
-    epochs = re.search(r'-(\d+)e_', name)
-    if epochs:
-        assert loop.max_epochs == int(epochs[1])
 
 
 def test_the_mini_video_configs_see_the_frames_they_name():

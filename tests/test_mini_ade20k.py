@@ -78,7 +78,8 @@ def test_files_are_those_of_the_scenes(root, split):
         labels = cv2.imread(str(root / 'annotations' / FOLDERS[split] / f'{name}.png'), cv2.IMREAD_UNCHANGED)
         assert np.abs(image.astype(int) - render_labelled(drawn)[0]).mean() < 6
         instances = render(scene).instances
-        marks = np.max([mark_cover(mark, scene.shape) for mark in scene.distractors], axis=0) > 0.5
+        covers = [np.zeros(scene.shape), *(mark_cover(mark, scene.shape) for mark in scene.distractors)]
+        marks = np.max(covers, axis=0) > 0.5
         rows, columns = np.indices(scene.shape)
         nearest = cKDTree(drawn.points).query(np.column_stack([columns.ravel(), rows.ravel()]))[1]
         for region, ground in enumerate(drawn.grounds):
@@ -113,10 +114,10 @@ def test_colours_do_not_tell_the_texture():
 def test_scenes_keep_to_the_parameters():
     drawn = scenes(150)
     assert {len(one.grounds) for one in drawn} == {2, 3, 4}
-    assert {len(one.scene.sprites) for one in drawn} == {2, 3, 4, 5}
-    assert {len(one.scene.distractors) for one in drawn} == {1, 2, 3, 4}
+    assert {len(one.scene.sprites) for one in drawn} == {4, 5, 6, 7}
+    assert {len(one.scene.distractors) for one in drawn} == {0, 1, 2}
     sizes = [sprite.pose.size for one in drawn for sprite in one.scene.sprites]
-    assert 36 <= min(sizes) < max(sizes) <= 80
+    assert 32 <= min(sizes) < max(sizes) <= 56
     val = {int(sample) for samples in digit_split('val') for sample in samples}
     assert not val & {sprite.sample for one in drawn for sprite in one.scene.sprites}
 
