@@ -123,10 +123,12 @@ class _Sweep:
 
     def work_dir(self, run: Run) -> Path:
         """Work directory of a run: one for each setting, so that none goes on with a checkpoint of another."""
-        digest, fingerprint = self.digests[run.task.name, str(run.model)], self.fingerprints[run.task.name]
+        # what it starts from is part of the setting
+        names = [name for name in (run.task.initial, run.task.name) if name]
+        setting = [part[:8] for name in names for part in (self.digests[name, str(run.model)], self.fingerprints[name])]
         row = re.sub(r'[^\w.=-]+', '_', str(run.model))
         gpus = f'-{self.settings.gpus}gpus' if self.settings.gpus > 1 else ''
-        return self.settings.work / run.task.key / row / f'{digest[:8]}-{fingerprint[:8]}-{run.seed}{gpus}'
+        return self.settings.work / run.task.key / row / ('-'.join(setting) + f'-{run.seed}{gpus}')
 
     def log(self, run: Run) -> Path:
         """What training and testing print."""
