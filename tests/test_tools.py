@@ -344,7 +344,9 @@ def spoilt(bench, trained):
     torch.save({'state_dict': state}, bench / 'weights.pth')
     prefix = 'backbone.'
     torch.save({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, bench / 'bare.pth')
-    wide = {k: torch.cat([v, v]) if 'stages.3' in k and v.dim() else v for k, v in state.items() if k.startswith(prefix)}
+    wide = {
+        k: torch.cat([v, v]) if 'stages.3' in k and v.dim() else v for k, v in state.items() if k.startswith(prefix)
+    }
     torch.save(wide, bench / 'wide.pth')
     (bench / 'cut.pth').write_bytes(checkpoint.read_bytes()[:-5000])
     torch.save({**content, 'extra': Payload(bench / PLANTED)}, bench / 'payload.pth')

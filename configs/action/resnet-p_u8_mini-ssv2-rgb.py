@@ -1,0 +1,20 @@
+# ResNet-18 at 19/64 of its width in the place of LiSA pico, the frames of a clip as its channels.
+_base_ = './lisa-p_u8_mini-ssv2-rgb.py'
+
+custom_imports = dict(imports=['lisa_backbone', 'mmdet.models'])
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='EarlyFusion',
+        frames=8,
+        backbone=dict(
+            type='mmdet.ResNet',
+            depth=18,
+            base_channels=19,
+            norm_eval=False,
+        ),
+        init_cfg=dict(type='Pretrained', checkpoint=None, prefix='backbone.'),
+    ),
+    cls_head=dict(in_channels=152),
+)
