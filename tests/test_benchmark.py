@@ -508,6 +508,7 @@ def test_batch_norms_of_several_gpus_run_on_one():
     pytest.importorskip('mmdet')
     model = Candidate("mmdet.ResNet:depth=18,norm_cfg={'type': 'SyncBN'}").build((32, 32))
     make_pass(model, (3, 32, 32), 2, 'training', 'fp32', 'cpu')()
+    assert model.conv1.weight.grad.abs().sum() > 0  # forward and backward ran
 
 
 def test_whole_model_and_frames_of_a_video():

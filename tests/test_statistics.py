@@ -18,12 +18,14 @@ compat.apply()
 pytest.importorskip('mmengine')
 
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.leaderboard.statistics import (  # noqa: E402
+from lisa_backbone.leaderboard.bootstrap import (  # noqa: E402
     _AveragePrecision,
     _bootstrap,
     _evaluate,
     _MeanIoU,
     compare,
+)
+from lisa_backbone.leaderboard.statistics import (  # noqa: E402
     compare_seeds,
     metric_of,
     rank,
@@ -587,7 +589,7 @@ def test_batches_do_not_change_the_draws(truth_file, tmp_path, monkeypatch):
     for number, path in enumerate(paths):
         make_detections(truth_file, path, number, 2)
     whole = compare(*paths, resamples=100, progress=False)
-    monkeypatch.setattr('lisa_backbone.leaderboard.statistics._BATCH', 16 * 7)
+    monkeypatch.setattr('lisa_backbone.leaderboard.bootstrap._BATCH', 16 * 7)
     parts = compare(*paths, resamples=100, progress=False)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high))
 

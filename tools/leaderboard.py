@@ -138,10 +138,10 @@ def report(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Compare two tests."""
-    from lisa_backbone.leaderboard import statistics
+    from lisa_backbone.leaderboard import bootstrap
 
     names = (str(args.first), str(args.second))
-    found = statistics.compare(
+    found = bootstrap.compare(
         *names, args.metric, names=('the first', 'the second'), resamples=args.resamples, method=args.method
     )
     print(found.sentence())
