@@ -10,8 +10,22 @@ import torch
 from scipy.fft import next_fast_len
 from torch import nn
 
-from lisa_backbone.attention import ATTENTION, LiSAttention, PatternCodeAttention, build_attention, register_attention
-from lisa_backbone.attention.correlation import axis_offsets, correlate, next_fast_length, offset_matrix
+from lisa_backbone.attention import (
+    ATTENTION,
+    LiSAttention,
+    PatternCodeAttention,
+    build_attention,
+    correlation,
+    register_attention,
+)
+from lisa_backbone.attention.correlation import (
+    axis_offsets,
+    correlate,
+    correlate_by_fft,
+    correlate_by_matrix,
+    next_fast_length,
+    offset_matrix,
+)
 from lisa_backbone.attention.lisa import FEATURE_MAPS
 from lisa_backbone.attention.rpe import RPES
 from lisa_backbone.errors import UserError
@@ -62,7 +76,8 @@ def test_correlation_is_the_sum_over_offsets(grid, wrap):
             if wrap:
                 offset = [(o + n // 2) % n - n // 2 for o, n in zip(offset, grid, strict=True)]
             expected[i] += r[tuple(offset)] * x[j]
-    assert relative_error(correlate(x, values, grid, wrap), expected) < 1e-12
+    for form in (correlate, correlate_by_fft, correlate_by_matrix):
+        assert relative_error(form(x, values, grid, wrap), expected) < 1e-12
     assert relative_error((offset_matrix(values, grid, wrap) @ x.flatten()).reshape(grid), expected) < 1e-12
 
 
@@ -107,11 +122,13 @@ def test_lisa_is_its_definition(grid, wrap):
         assert relative_error(module(x, grid), expected) < RELATIVE
 
 
+@pytest.mark.parametrize('matrix_limit', [0, 10**6], ids=['fft', 'matrix'])
 @pytest.mark.parametrize('rpe', RPES)
 @pytest.mark.parametrize('form', ['padded', 'circular'])
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('operator', FFT_OPERATORS)
-def test_fast_forms_equal_dense_in_values_and_gradients(operator, grid, form, rpe):
+def test_fast_forms_equal_dense_in_values_and_gradients(operator, grid, form, rpe, matrix_limit, monkeypatch):
+    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', matrix_limit)
     torch.manual_seed(0)
     dense = spread_parameters(operator(12, 3, form='dense', wrap=form == 'circular', rpe=rpe).double())
     fast = operator(12, 3, form=form, rpe=rpe).double()

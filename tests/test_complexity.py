@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lisa_backbone.attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention
+from lisa_backbone.attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention, correlation
 from lisa_backbone.complexity import count, count_macs, count_parameters
 
 GRIDS = [(50,), (7, 7), (14, 14), (25, 40), (3, 5, 6)]
@@ -87,7 +87,8 @@ def test_torchs_own_attention(device, batch_first):
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('form', ['circular', 'padded'])
 @pytest.mark.parametrize('grid', GRIDS)
-def test_lisa_counts_its_transforms(grid, form, batch):
+def test_lisa_counts_its_transforms(grid, form, batch, monkeypatch):
+    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', 0)
     dim, heads, patterns = 12, 3, 4
     n = math.prod(grid)
     sizes = grid if form == 'circular' else [SMOOTH[2 * size - 1] for size in grid]
@@ -106,6 +107,14 @@ def test_lisa_counts_its_transforms(grid, form, batch):
     assert count_macs(OnGrid(operator), (batch, dim, *grid)) == pytest.approx(expected, abs=3)
 
 
+@pytest.mark.parametrize('form', ['circular', 'padded'])
+def test_lisa_on_a_small_grid_counts_products_with_a_matrix(form):
+    n, dim, heads, patterns = 49, 12, 3, 4
+    operator = LiSAttention(dim, heads, num_patterns=patterns, form=form, rpe='table', local_conv=False)
+    expected = n * dim * (2 * dim + 2 * heads * patterns) + patterns * (dim + heads) * n * n
+    assert count_macs(OnGrid(operator), (1, dim, 7, 7)) == expected
+
+
 def test_lisa_dense_counts_its_kernel():
     n, dim, heads, patterns = 30, 12, 3, 2
     operator = LiSAttention(dim, heads, num_patterns=patterns, form='dense', rpe='table', local_conv=False)
@@ -117,7 +126,8 @@ def test_lisa_dense_counts_its_kernel():
     assert count_macs(OnGrid(operator), (1, dim, 5, 6)) == expected
 
 
-def test_pattern_codes():
+def test_pattern_codes(monkeypatch):
+    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', 0)
     n, dim, heads, patterns = 48, 12, 3, 2
     operator = PatternCodeAttention(dim, heads, num_patterns=patterns, rpe='table', local_conv=False)
     frequencies = 6 * 5

@@ -36,7 +36,7 @@ def scenes(number, split='train', params=PARAMS):
 
 
 def test_the_default_is_what_the_docs_say():
-    assert (PARAMS.train, PARAMS.val, PARAMS.size, PARAMS.regions) == (400, 100, 128, (2, 4))
+    assert (PARAMS.train, PARAMS.val, PARAMS.size, PARAMS.regions) == (1000, 100, 128, (2, 4))
     assert ('gradient', 'noise', 'stripes', 'checks', 'cells', *DIGIT_NAMES) == CLASSES
 
 

@@ -25,7 +25,7 @@ def listed(root, split):
 
 
 def test_the_default_is_what_the_docs_say():
-    assert (PARAMS.train, PARAMS.val, PARAMS.size) == (2000, 300, 64)
+    assert (PARAMS.train, PARAMS.val, PARAMS.size) == (6000, 500, 64)
 
 
 def test_layout(root):

@@ -27,7 +27,7 @@ def rows(root, split):
 
 
 def test_the_default_is_what_the_docs_say():
-    assert (PARAMS.train, PARAMS.val, PARAMS.size, PARAMS.frames, PARAMS.rate) == (600, 200, 64, 16, 8)
+    assert (PARAMS.train, PARAMS.val, PARAMS.size, PARAMS.frames, PARAMS.rate) == (1000, 200, 64, 16, 8)
 
 
 @pytest.mark.parametrize(('split', 'official'), [('train', 'train'), ('val', 'validate')])

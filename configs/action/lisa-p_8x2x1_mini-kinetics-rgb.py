@@ -10,6 +10,6 @@ model = dict(
     backbone=dict(arch='pico', norm='BN', temporal_stride=2, drop_path_rate=0.0),
     cls_head=dict(in_channels=192, num_classes=10),
 )
-train_cfg = dict(max_epochs=16, val_interval=16)
+train_cfg = dict(max_epochs=12, val_interval=12)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))
 auto_scale_lr = dict(base_batch_size=16)

@@ -11,7 +11,7 @@ model = dict(
     head=dict(in_channels=192, num_classes=10, loss=dict(_delete_=True, type='CrossEntropyLoss')),
     train_cfg=None,
 )
-train_cfg = dict(max_epochs=16, val_interval=16)
+train_cfg = dict(max_epochs=7, val_interval=7)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))
 auto_scale_lr = dict(base_batch_size=16)

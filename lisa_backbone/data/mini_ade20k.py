@@ -50,7 +50,7 @@ class MiniAde20kParams(MiniParams):
         regions: How many regions the ground has, at least and at most.
     """
 
-    train: int = 400
+    train: int = 1000
     val: int = 100
     size: int = 128
     style: SceneStyle = field(

@@ -23,8 +23,8 @@ _OVERLAYS = (0, 1)  # marks in front of a digit
 class MiniImagenetParams(MiniParams):
     """All that a mini ImageNet depends on: see :class:`~lisa_backbone.data.mini.MiniParams`."""
 
-    train: int = 2000
-    val: int = 300
+    train: int = 6000
+    val: int = 500
     size: int = 64
     style: SceneStyle = field(
         default_factory=lambda: SceneStyle(

@@ -38,7 +38,7 @@ class MiniKineticsParams(MiniVideoParams):
         turn: The most that a digit turns either way, in degrees.
     """
 
-    train: int = 600
+    train: int = 1000
     val: int = 200
     size: int = 64
     style: SceneStyle = field(

@@ -1,7 +1,7 @@
 # A few minutes on two processor cores, counted in iterations: AdamW with warm-up and cosine decay, for batches of 8.
 _base_ = './adamw_80k.py'
 
-train_cfg = dict(max_iters=1200, val_interval=1200)
+train_cfg = dict(max_iters=2000, val_interval=2000)
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05), clip_grad=dict(_delete_=True, max_norm=10.0, norm_type=2)
 )
