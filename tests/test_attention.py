@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from oracle import GRIDS, RELATIVE, LargestTensor, relative_error, spread_parameters, tokens
 from scipy.fft import next_fast_len
 from torch import nn
 
@@ -30,28 +32,7 @@ from lisa_backbone.attention.lisa import FEATURE_MAPS
 from lisa_backbone.attention.rpe import RPES
 from lisa_backbone.errors import UserError
 
-GRIDS = [(1,), (7,), (1, 7), (5, 1), (4, 6), (5, 7), (3, 4, 5), (2, 1, 3)]
 FFT_OPERATORS = [LiSAttention, PatternCodeAttention]
-# The FFT and the sum differ by float64 rounding (2e-16) times the condition of the sums; 1e-10 leaves room for both.
-RELATIVE = 1e-10
-
-
-def relative_error(value, expected):
-    return ((value - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
-
-
-def tokens(grid, dim=12, batch=2, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, math.prod(grid), dim, dtype=dtype, generator=generator)
-
-
-def spread_parameters(module, seed=0):
-    """Move every parameter away from its initial value, so that nothing hides behind a zero or a one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator))
-    return module
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,11 +256,20 @@ def test_no_tensor_of_n_by_n_on_the_fast_path(name):
 # The whole registry
 
 
+def takes(name, grid):
+    """Whether an operator has a form for so many axes."""
+    return len(grid) in ATTENTION[name].about.axes
+
+
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('name', ATTENTION)
 def test_contract(name, grid):
     module = build_attention(name, 12, 3)
     x = tokens(grid, dtype=torch.float32).requires_grad_()
+    if not takes(name, grid):
+        with pytest.raises(UserError, match='positive sizes'):
+            module(x, grid)
+        return
     y = module(x, grid)
     assert y.shape == x.shape
     assert y.isfinite().all()
@@ -287,6 +277,43 @@ def test_contract(name, grid):
     y.square().sum().backward()
     missing = [key for key, p in module.named_parameters() if p.grad is None]
     assert not missing
+
+
+@pytest.mark.parametrize('name', ATTENTION)
+def test_an_operator_says_what_it_is(name):
+    about = ATTENTION[name].about
+    assert about.equation
+    assert re.search(r'arXiv \d{4}\.\d{4,5}', about.source) or name in ('NoMixing', 'AveragePooling')
+    assert 2 in about.axes
+
+
+@pytest.mark.parametrize('name', [name for name, cls in ATTENTION.items() if cls.about.cost != 'N^2'])
+@pytest.mark.parametrize('grid', [(64, 48), (3, 32, 32)])
+def test_nothing_of_n_by_n_is_made_where_the_cost_is_below(name, grid):
+    if not takes(name, grid):
+        pytest.skip('no form for videos')
+    module = build_attention(name, 4, 1)
+    x = tokens(grid, 4, batch=1, dtype=torch.float32).requires_grad_()
+    with LargestTensor() as largest:
+        module(x, grid).square().sum().backward()
+    assert largest.elements < math.prod(grid) ** 2 / 4
+
+
+@pytest.mark.parametrize('grid', [grid for grid in GRIDS if len(grid) > 1])
+@pytest.mark.parametrize('name', ATTENTION)
+def test_symmetry(name, grid):
+    """What an operator says it commutes with, it commutes with."""
+    symmetry = ATTENTION[name].about.symmetry
+    if not symmetry or not takes(name, grid):
+        pytest.skip('it claims none')
+    module = spread_parameters(build_attention(name, 12, 3).double())
+    x, count = tokens(grid), math.prod(grid)
+    if symmetry == 'permutation':
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(3))
+    else:
+        order = torch.arange(count).reshape(grid).roll((1, 2), (-2, -1)).flatten()
+    # Means over the tokens are summed in another order.
+    assert relative_error(module(x[:, order], grid), module(x, grid)[:, order]) < RELATIVE
 
 
 @pytest.mark.parametrize('name', ATTENTION)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import OnGrid
 from torch import nn
 
 from lisa_backbone.attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention, correlation
@@ -14,17 +15,6 @@ from lisa_backbone.complexity import count, count_macs, count_parameters
 
 GRIDS = [(50,), (7, 7), (14, 14), (25, 40), (3, 5, 6)]
 SMOOTH = {6: 6, 13: 15, 14: 15, 27: 27, 49: 50, 79: 80, 99: 100, 5: 5, 9: 9, 11: 12}  # lengths of padded transforms
-
-
-class OnGrid(nn.Module):
-    """An operator as a model of one tensor (B, C, H, W)."""
-
-    def __init__(self, operator):
-        super().__init__()
-        self.operator = operator
-
-    def forward(self, x):
-        return self.operator(x.flatten(2).transpose(1, 2), tuple(x.shape[2:]))
 
 
 class Calls(nn.Module):

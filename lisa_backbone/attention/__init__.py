@@ -7,11 +7,12 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 from .lisa import LiSAttention
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
-from .registry import ATTENTION, build_attention, register_attention
+from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 
 __all__ = [
     'ATTENTION',
+    'About',
     'LiSAttention',
     'NoMixing',
     'PatternCodeAttention',

@@ -6,6 +6,8 @@ arXiv 2211.16289. The paper's abstracts state the idea; the equations here are t
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
 from .precision import at_least_float32, without_autocast
-from .registry import check_choice, check_heads, check_tokens, register_attention
+from .registry import About, check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
 
@@ -79,6 +81,14 @@ class LiSAttention(nn.Module):
         >>> attention(torch.randn(2, 7 * 9, 32), grid=(7, 9)).shape
         torch.Size([2, 63, 32])
     """
+
+    about: ClassVar[About] = About(
+        source='After Kwon, Castro, Marin-Jimenez, Guil and Alahari, "Lightweight Structure-Aware Attention for Visual '
+        'Understanding", 2022, arXiv 2211.16289',
+        equation='y_i = sum_j K_ij v_j / sum_j K_ij, K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i}',
+        cost='N log N',
+        left_out='All but its abstracts: the equations are a reconstruction (docs/operator.md).',
+    )
 
     def __init__(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from .local import DepthwiseConv
-from .registry import check_heads, check_tokens, register_attention
+from .registry import About, check_heads, check_tokens, register_attention
 
 
 @register_attention
@@ -20,6 +22,10 @@ class NoMixing(nn.Module):
         local_conv: Whether a 3 x 3 depthwise convolution of the values is added, as in :class:`LiSAttention`.
         qkv_bias: Whether the value projection has a bias.
     """
+
+    about: ClassVar[About] = About(
+        source='The floor: no operator at all', equation='y_i = v_i', cost='N', symmetry='permutation'
+    )
 
     def __init__(self, dim: int, num_heads: int, local_conv: bool = False, qkv_bias: bool = True) -> None:
         super().__init__()

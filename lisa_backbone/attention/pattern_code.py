@@ -5,6 +5,8 @@ It descends from Relational Self-Attention (Kim, Kwon, Wang, Kwak and Cho, NeurI
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from .correlation import FORMS, correlate, offset_matrix
 from .local import DepthwiseConv
 from .precision import at_least_float32, without_autocast
-from .registry import check_choice, check_heads, check_tokens, register_attention
+from .registry import About, check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
 
@@ -45,6 +47,13 @@ class PatternCodeAttention(nn.Module):
     Raises:
         UserError: ``form`` or ``rpe`` is unknown, or the heads do not divide the channels.
     """
+
+    about: ClassVar[About] = About(
+        source='After Kim, Kwon, Wang, Kwak and Cho, "Relational Self-Attention", 2021, arXiv 2111.01673',
+        equation='y_i = sum_j K_ij v_j, K_ij = sum_m rho(p_i)^m b^m_{j-i} + c_{j-i}, p_i^m = sum_j q_i . k_j a^m_{j-i}',
+        cost='N log N',
+        left_out='A reconstruction on a whole grid; the paper works in local windows of a video.',
+    )
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor, nn
@@ -12,6 +13,39 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 ATTENTION: dict[str, type[nn.Module]] = {}
+
+COSTS = ('N', 'N log N', 'N sqrt(N)', 'N^2')
+SYMMETRIES = ('', 'permutation', 'cyclic shift')
+
+
+@dataclass(frozen=True)
+class About:
+    """What an operator says of itself: for docs/operators.md, and for the tests that hold it to that.
+
+    It stands in the class as ``about``.
+
+    Attributes:
+        source: The paper: authors, title, year, where to find it, and the equation if it has a number.
+        equation: What it computes, in plain text.
+        cost: Growth of time and memory with the number N of tokens, one of ``COSTS``; below ``'N^2'`` no tensor of
+            N x N elements is made, forward or backward.
+        left_out: What of the paper it lacks or does otherwise, and why; empty for nothing.
+        axes: Numbers of grid axes it takes: 3 for videos, 2 for images, 1 for sequences.
+        symmetry: ``'permutation'`` if a permutation of the tokens permutes the outputs alike, ``'cyclic shift'`` if
+            a shift of the grid that wraps around does; of the operator with its default options.
+    """
+
+    source: str
+    equation: str
+    cost: str
+    left_out: str = ''
+    axes: tuple[int, ...] = (1, 2, 3)
+    symmetry: str = ''
+
+    def __post_init__(self) -> None:
+        """Refuse what is not one of the known words."""
+        check_choice('cost', self.cost, COSTS)
+        check_choice('symmetry', self.symmetry, SYMMETRIES)
 
 
 def register_attention(cls: type[nn.Module]) -> type[nn.Module]:
@@ -76,14 +110,22 @@ def check_choice(option: str, value: str, known: Iterable[str]) -> None:
         raise UserError(f'{option} {value!r} is unknown; take one of {", ".join(known)}')
 
 
-def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int) -> None:
-    """Check that ``x`` is (B, L, C) with C = ``dim`` and L the product of 1 to 3 grid sizes.
+def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int, axes: tuple[int, ...] = (1, 2, 3)) -> None:
+    """Check that ``x`` is (B, L, C) with C = ``dim`` and L the product of as many grid sizes as the operator takes.
+
+    Args:
+        x: The tokens.
+        grid: The grid.
+        dim: Channels of the operator.
+        axes: Numbers of grid axes that the operator takes, as in :class:`About`.
 
     Raises:
         UserError: It is not.
     """
-    if not 1 <= len(grid) <= 3 or min(grid) < 1:
-        raise UserError(f'grid={tuple(grid)} must hold 1, 2 or 3 positive sizes')
+    if len(grid) not in axes or min(grid) < 1:
+        counts = ' or '.join([', '.join(map(str, axes[:-1])), str(axes[-1])] if len(axes) > 1 else map(str, axes))
+        what = '; this operator has no form for videos, take another' if len(grid) == 3 and 3 not in axes else ''
+        raise UserError(f'grid={tuple(grid)} must hold {counts} positive sizes{what}')
     if x.dim() != 3 or x.shape[1] != prod(grid) or x.shape[2] != dim:
         raise UserError(
             f'tokens of shape {tuple(x.shape)} do not fit (B, {prod(grid)}, {dim}), as grid={tuple(grid)} asks'

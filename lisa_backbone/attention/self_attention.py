@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .correlation import offset_matrix
 from .local import DepthwiseConv
-from .registry import check_heads, check_tokens, register_attention
+from .registry import About, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
 
@@ -27,6 +29,13 @@ class SelfAttention(nn.Module):
         UserError: ``rpe`` is unknown, or the heads do not divide the channels.
     """
 
+    about: ClassVar[About] = About(
+        source='Vaswani et al., "Attention Is All You Need", 2017, Eq. 1, arXiv 1706.03762; the bias as in Swin '
+        'Transformer V2 (Liu et al., 2022, Eq. 4, arXiv 2111.09883)',
+        equation='y_i = sum_j softmax_j(q_i . k_j / sqrt(d) + b_{j-i}) v_j',
+        cost='N^2',
+    )
+
     def __init__(
         self,
         dim: int,
@@ -45,10 +54,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Map tokens (B, L, C) on ``grid`` (1, 2 or 3 sizes, product L) to tokens (B, L, C)."""
-        check_tokens(x, grid, self.dim)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = None if self.rpe is None else offset_matrix(self.rpe(grid, False), grid, False).to(q.dtype)
+        q, k, v, bias = self._inputs(x, grid)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
         if self.local_conv is not None:
             y = y + self.local_conv(v.transpose(1, 2).flatten(2), grid)
         return self.proj(y)
+
+    def kernel(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """The weights of the tokens in every head, (B, heads, N, N); rows sum to one."""
+        q, k, _, bias = self._inputs(x, grid)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return (scores if bias is None else scores + bias).softmax(dim=-1)
+
+    def _inputs(self, x: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values (B, heads, L, d) and the bias of the logits (heads, L, L)."""
+        check_tokens(x, grid, self.dim)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = None if self.rpe is None else offset_matrix(self.rpe(grid, False), grid, False).to(q.dtype)
+        return q, k, v, bias
