@@ -555,6 +555,22 @@ def test_demo_makes_data_trains_tests_and_tells(tmp_path, monkeypatch, capfd):
     ]
 
 
+def test_leaderboard_runs_a_sweep_and_writes_its_page(tmp_path, monkeypatch):
+    env, _, calls = fake_env(tmp_path, monkeypatch)
+    assert bootstrap.leaderboard(env, ['--seeds', '0', '1']) == 0
+    sweep, report = calls()
+    out = f'{tmp_path}/work_dirs/small-leaderboard'
+    assert sweep.startswith('tools/leaderboard.py run --tasks mini-imagenet mini-kinetics --models lisa-p swin-p ')
+    assert sweep.endswith(f'--work-dir {out}/runs --results {out}/results.jsonl --seeds 0 1')
+    assert report == f'tools/leaderboard.py report --results {out}/results.jsonl --out {out}'
+
+
+def test_leaderboard_writes_no_page_of_a_sweep_that_failed(tmp_path, monkeypatch):
+    env, _, calls = fake_env(tmp_path, monkeypatch, published=1)
+    assert bootstrap.leaderboard(env, []) == 1
+    assert len(calls()) == 1
+
+
 @pytest.mark.parametrize(('lint', 'tests', 'status'), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
 def test_test_runs_lint_and_tests_and_ends_with_pytest(tmp_path, monkeypatch, capfd, lint, tests, status):
     env, _, calls = fake_env(tmp_path, monkeypatch, lint, tests)
@@ -584,4 +600,4 @@ def test_continuous_integration_calls_the_test_command(tmp_path):
 def test_help_names_the_commands():
     ran = run_script('--help')
     assert ran.returncode == 0
-    assert all(word in ran.stdout for word in ('setup', 'demo', 'test', '--stack', '--torch-index'))
+    assert all(word in ran.stdout for word in ('setup', 'demo', 'leaderboard', 'test', '--stack', '--torch-index'))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Set up the whole project in its own virtual environment, then run the demo or the tests in it.
+"""Set up the whole project in its own virtual environment, then run the demo, a leaderboard or the tests in it.
 
-    python3 tools/bootstrap.py setup   # environment only
-    python3 tools/bootstrap.py demo    # environment, mini COCO, train Mask R-CNN, test it, draw its detections
-    python3 tools/bootstrap.py test    # environment, lint, tests; further pytest arguments after --
+    python3 tools/bootstrap.py setup         # environment only
+    python3 tools/bootstrap.py demo          # environment, mini COCO, train Mask R-CNN, test it, draw its detections
+    python3 tools/bootstrap.py leaderboard   # environment, a small leaderboard of six models and its page
+    python3 tools/bootstrap.py test          # environment, lint, tests; further pytest arguments after --
 
 Needs Python 3.10 to 3.12, a C++ compiler and pip; imports the standard library alone, and runs on older Pythons as far
 as saying what is missing. A finished set-up is recognised in well under a second; an interrupted one goes on.
@@ -30,6 +31,11 @@ from bootstrap_steps.packages import set_up
 SOURCES = ('lisa_backbone', 'tools', 'configs', 'tests')
 CONFIGS_REHEARSED = 2
 DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
+# Two tasks with short schedules, one of images and one of videos, for all models of LiSA pico's size.
+SMALL_LEADERBOARD = (
+    '--tasks mini-imagenet mini-kinetics --models lisa-p swin-p pvtv2-p convnext-p resnet-p '
+    '--attention LiSAttention SelfAttention --cfg-options train_cfg.max_epochs=3 train_cfg.val_interval=3'
+)
 
 
 def run_tool(env: Environment, *command, **variables: str) -> int:
@@ -67,6 +73,17 @@ def demo(env: Environment, arguments: list) -> int:
     print('  '.join(f'{name} {scores[name]:.3f}' for name in sorted(scores) if name.endswith('_mAP')))
     print(f'{len(drawn)} pictures of its detections: {drawn[0].parent if drawn else pictures}')
     return 0
+
+
+def leaderboard(env: Environment, arguments: list) -> int:
+    """Train and test a few models on two mini tasks, and write the page of their results; goes on where it stopped."""
+    out = ROOT / 'work_dirs' / 'small-leaderboard'
+    results = out / 'results.jsonl'
+    settings = ['--jobs', jobs(gigabytes=4), '--work-dir', out / 'runs', '--results', results]
+    status = run_tool(env, 'tools/leaderboard.py', 'run', *SMALL_LEADERBOARD.split(), *settings, *arguments)
+    if status:
+        return status
+    return run_tool(env, 'tools/leaderboard.py', 'report', '--results', results, '--out', out)
 
 
 def read_records(work: Path) -> dict:
@@ -107,9 +124,9 @@ def test(env: Environment, arguments: list) -> int:
 
 
 def parse(arguments: list) -> tuple[argparse.Namespace, list]:
-    """Parse the command line; what follows ``--`` goes to pytest, or to tools/train.py in the demo."""
+    """Parse the command line; what follows ``--`` goes to pytest, tools/train.py or tools/leaderboard.py run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('command', nargs='?', choices=('setup', 'demo', 'test'), default='setup', help='what to do')
+    parser.add_argument('command', nargs='?', choices=('setup', *COMMANDS), default='setup', help='what to do')
     parser.add_argument('--stack', choices=sorted(STACKS), default='onedl', help='which OpenMMLab packages (onedl)')
     parser.add_argument('--venv', metavar='DIR', help='where the environment lies (.venv-STACK in the checkout)')
     parser.add_argument(
@@ -144,8 +161,10 @@ def main() -> int:
         return 2
     if options.command == 'setup':
         return 0
-    return (demo if options.command == 'demo' else test)(env, rest)
+    return COMMANDS[options.command](env, rest)
 
+
+COMMANDS = {'demo': demo, 'leaderboard': leaderboard, 'test': test}
 
 if __name__ == '__main__':
     try:
