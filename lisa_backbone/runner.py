@@ -28,6 +28,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
+from .allocator import keep_freed_memory
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
@@ -237,6 +238,7 @@ def prepare(options: RunOptions) -> Config:
         UserError: A file, key or flag cannot be used.
     """
     compat.apply()
+    keep_freed_memory()
     cfg = load_config(options.config, options.cfg_options)
     if cfg.get('model') is None:
         raise UserError(f'config {options.config} has no model; give a whole config, not one of its bases')
