@@ -12,6 +12,7 @@ compat.apply()
 pytest.importorskip('mmcv')
 pytest.importorskip('mmpretrain')
 
+from lisa_backbone.attention import ATTENTION  # noqa: E402
 from lisa_backbone.config import config_digest, load_config  # noqa: E402
 from lisa_backbone.leaderboard.lint import COSTS, cost_of, fill_tables, lint, list_configs  # noqa: E402
 from lisa_backbone.records import add_records, read_records  # noqa: E402
@@ -159,6 +160,16 @@ def test_a_record_of_another_config_is_found(checkout):
 def test_a_config_that_cannot_be_built_is_found(checkout):
     (checkout / 'configs' / 'pretrain' / 'broken.py').write_text("model = dict(type='Nothing')\n")
     assert [line[:50] for line in found(checkout)] == ['configs/pretrain/broken.py: cannot be built: confi']
+
+
+def test_a_page_of_operators_that_was_edited_is_found_and_mended(checkout):
+    page = checkout / 'docs' / 'operators.md'
+    made = page.read_text()
+    assert all(f'## {name}\n' in made for name in ATTENTION)
+    page.write_text(made.replace('N log N', 'N'))
+    assert found(checkout) == ['docs/operators.md: is not what the registry of operators gives']
+    assert lint(checkout, mend=True, show=False) == []
+    assert page.read_text() == made
 
 
 def test_marks_without_an_end_are_left_alone():

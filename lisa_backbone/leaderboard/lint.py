@@ -20,6 +20,8 @@ from ..provenance import nominal_input
 from ..records import read_records
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
+from .operators import PAGE as OPERATORS
+from .operators import operators_page
 from .table import table
 
 __all__ = ['COSTS', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'lint', 'list_configs']
@@ -101,7 +103,7 @@ def lint(root: Path, mend: bool = False, show: bool = True) -> list[Problem]:
     Returns:
         What is wrong: a config that cannot be built, costs in :data:`COSTS` that are not those of the config, a record
         that breaks the schema or whose config, parameters or MACs are others now, a table that is not that of its
-        records.
+        records, a page of operators that is not that of the registry.
     """
     problems: list[Problem] = []
     costs: dict[str, Cost] = {}
@@ -118,7 +120,7 @@ def lint(root: Path, mend: bool = False, show: bool = True) -> list[Problem]:
         return problems  # no table can be made of them
     for page in sorted([*root.glob('*.md'), *root.glob('docs/*.md')]):
         problems += _lint_page(page, root, mend)
-    return problems
+    return problems + _lint_operators(root / OPERATORS, mend)
 
 
 def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]:
@@ -216,6 +218,16 @@ def _lint_page(page: Path, root: Path, mend: bool) -> list[Problem]:
         page.write_text(filled)
         return []
     return [Problem(page.relative_to(root).as_posix(), 'a table is not that of its records')]
+
+
+def _lint_operators(page: Path, mend: bool) -> list[Problem]:
+    text = operators_page()
+    if mend:
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text)
+    if page.is_file() and page.read_text() == text:
+        return []
+    return [Problem(OPERATORS, 'is not what the registry of operators gives')]
 
 
 def print_problems(problems: Sequence[Problem]) -> int:

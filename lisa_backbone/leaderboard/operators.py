@@ -1,0 +1,77 @@
+"""The page of the attention operators, docs/operators.md, made from what they say of themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import cache
+
+from torch import nn
+
+from ..attention import ATTENTION
+from ..backbone import LiSA
+from ..complexity import count_macs, count_parameters
+
+__all__ = ['PAGE', 'operators_page']
+
+PAGE = 'docs/operators.md'
+_SIZE = 224
+_HEAD = """# The attention operators
+
+Generated from the registry by `python tools/leaderboard.py lint --mend`, and checked by `lint`; do not edit.
+
+Each is one file in `lisa_backbone/attention/` and one line in a config:
+
+```python
+model = dict(backbone=dict(attention=dict(type='GlobalFilter')))   # or a list of four, one for each stage
+```
+
+Stem, norms, feed-forward network, layer scale and recipe are the same for all. What a paper adds around its operator
+(its own embedding, its own feed-forward network, its own positions) is left out, so that operators are compared and
+not recipes. There is no absolute position embedding; the strided convolutions between the stages let borders be felt.
+Options are in the docstrings. A new operator is one file: [train.md](train.md) tells how a config gets it.
+
+- **Cost** is the growth of time and memory with the number N of tokens. Below N^2 a test holds the operator to making
+  no tensor of N x N elements, forward or backward.
+- **Grids**: images have two axes and videos three (T, H, W), attended to jointly. An operator without three says so
+  when it is given a video.
+- **Parameters and MACs** are those of the LiSA backbone of size pico with this operator, at {size} x {size}; a width
+  of the backbone (`arch=dict(embed_dims=...)`) matches either. MACs are counted from the operations that run.
+- Every operator is tested against a slow form written from its equation, in values and all gradients, in float64, on
+  odd grids.
+
+"""
+
+
+def operators_page() -> str:
+    """The page as Markdown."""
+    lines = ['| operator | cost | grids | parameters, M | MACs, G | symmetry |', '|---|---|---|---:|---:|---|']
+    for name in sorted(ATTENTION):
+        about = ATTENTION[name].about
+        parameters, macs = _costs(name)
+        axes = ', '.join(map(str, about.axes))
+        lines.append(
+            f'| [{name}](#{name.lower()}) | {about.cost} | {axes} | {parameters / 1e6:.3f} | {macs / 1e9:.3f} | '
+            f'{about.symmetry} |'
+        )
+    text = _HEAD.format(size=_SIZE) + '\n'.join(lines) + '\n'
+    for name in sorted(ATTENTION):
+        text += '\n' + _section(name, ATTENTION[name])
+    return text
+
+
+@cache
+def _costs(name: str) -> tuple[int, int]:
+    """Parameters and MACs of the backbone with an operator."""
+    backbone = LiSA(arch='pico', attention=name)
+    return count_parameters(backbone), count_macs(backbone.to('meta'), (1, 3, _SIZE, _SIZE))
+
+
+def _section(name: str, operator: type[nn.Module]) -> str:
+    about = operator.about
+    summary = re.sub(r'``(.+?)``', r'`\1`', inspect.getdoc(operator).split('\n\n')[0].replace('\n', ' '))
+    summary = re.sub(r':\w+:`(.+?)`', r'`\1`', summary)
+    lines = [f'## {name}', '', summary, '', '```', about.equation, '```', '', f'Source: {about.source}.']
+    if about.left_out:
+        lines += ['', f'Left out or done otherwise: {about.left_out}']
+    return '\n'.join(lines) + '\n'
