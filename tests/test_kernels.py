@@ -1,0 +1,100 @@
+"""Measures of kernels against cases whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from lisa_backbone.attention import register_attention
+from lisa_backbone.attention.registry import ATTENTION
+from lisa_backbone.backbone import LiSA
+from lisa_backbone.errors import UserError
+from lisa_backbone.kernels import MEASURES, draw, effective_rank, head_similarity, measure_kernels, query_similarity
+from lisa_backbone.kernels import table as make_table
+
+N = 6
+
+
+def test_effective_rank():
+    assert effective_rank(torch.eye(N)).item() == pytest.approx(N)
+    assert effective_rank(torch.full((2, 3, N, N), 1 / N)).flatten().tolist() == pytest.approx([1] * 6)
+    # Singular values 3/4 and 1/4.
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0, 0, 0]))).item() == pytest.approx(math.exp(entropy))
+
+
+def test_similarity_of_queries():
+    assert query_similarity(torch.eye(N)).item() == pytest.approx(0)
+    assert query_similarity(torch.ones(N, N)).item() == pytest.approx(1)
+    kernel = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
+    assert query_similarity(kernel).item() == pytest.approx(2 * math.sqrt(0.5) / 6)  # one pair of three, both ways
+
+
+def test_similarity_of_heads():
+    generator = torch.Generator().manual_seed(0)
+    one = torch.rand(N, N, generator=generator)
+    assert head_similarity(torch.stack([one, one, 3 * one])).item() == pytest.approx(1)
+    assert head_similarity(torch.stack([torch.eye(N), torch.eye(N).roll(1, 0)])).item() == pytest.approx(0)
+    kernel = torch.rand(2, 3, N, N, generator=generator)
+    pairs = [
+        torch.cosine_similarity(kernel[:, a], kernel[:, b], dim=-1).mean(dim=-1) for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    torch.testing.assert_close(head_similarity(kernel), torch.stack(pairs).mean(dim=0).double())
+
+
+class _Uniform(torch.nn.Module):
+    """Every token gets the mean of all in the first head, and itself in the second."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, x, grid):
+        return x * self.scale
+
+    def kernel(self, x, grid):
+        count = x.shape[1]
+        return torch.stack([torch.full((count, count), 1 / count), torch.eye(count)]).expand(len(x), 2, -1, -1)
+
+
+@pytest.fixture
+def uniform(monkeypatch):
+    register_attention(_Uniform)
+    yield '_Uniform'
+    del ATTENTION['_Uniform']
+
+
+def test_a_model_is_measured_by_stage(uniform):
+    found = measure_kernels(LiSA(arch='pico', attention=uniform).eval(), [torch.zeros(2, 3, 64, 48)])
+    assert {stage: values['tokens'] for stage, values in found.items()} == {0: 192, 1: 48, 2: 12, 3: 4}
+    for values in found.values():
+        count = values['tokens']
+        assert values[MEASURES[0]] == pytest.approx((1 / count + 1) / 2)
+        assert values[MEASURES[1]] == pytest.approx(0.5)
+        assert values[MEASURES[2]] == pytest.approx(count**-0.5, rel=1e-6)
+
+
+def test_hooks_are_gone_afterwards(uniform):
+    backbone = LiSA(arch='pico', attention=uniform).eval()
+    measure_kernels(backbone, [torch.zeros(1, 3, 32, 32)])
+    assert not any(module._forward_pre_hooks for module in backbone.modules())
+
+
+def test_an_operator_without_a_kernel_is_named():
+    with pytest.raises(UserError, match='NoMixing has no kernel'):
+        measure_kernels(LiSA(arch='pico', attention='NoMixing'), [torch.zeros(1, 3, 32, 32)])
+
+
+def test_table_and_figure(tmp_path):
+    rows = [
+        {'model': 'a', 'seed': seed, 'stage': stage, 'tokens': 16, 'measure': measure, 'value': f'{0.5 + 0.1 * seed}'}
+        for seed in (0, 1)
+        for stage in (1, 2)
+        for measure in MEASURES[: stage + 1]
+    ]
+    assert make_table(rows).splitlines()[2:] == [
+        '| a | 1 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 |  |',
+        '| a | 2 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071 |',
+    ]
+    draw(rows, tmp_path / 'kernels.png')
+    assert (tmp_path / 'kernels.png').stat().st_size > 10_000
