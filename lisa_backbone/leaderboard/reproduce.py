@@ -114,7 +114,9 @@ def sequence(task: Task, model: Model, seed: int, root: Path, gpus: int = 1) -> 
     start = ''
     if first:
         start = _work_dir(first, model, seed)
-        steps.append(_command('train', first, model, seed, options, gpus, what=f'pretrain on {first.name}'))
+        more = [*options, *first.options]
+        steps.append(_command('train', first, model, seed, more, gpus, what=f'pretrain on {first.name}'))
+    options = [*options, *task.options]
     steps.append(_command('train', task, model, seed, options, gpus, start, f'train on {task.name}'))
     steps.append(_command('test', task, model, seed, options, gpus, what='test'))
     return steps

@@ -286,13 +286,13 @@ def _devices(jobs: int, gpus: int) -> list[str]:
     return [','.join(found[first : first + gpus]) for first in range(0, jobs * gpus, gpus)]
 
 
-def _options(model: Model, settings: Settings) -> list[str]:
-    return [*attention_options(model.attention), *settings.options]
+def _options(task: Task, model: Model, settings: Settings) -> list[str]:
+    return [*attention_options(model.attention), *task.options, *settings.options]
 
 
 def _digest(task: Task, model: Model, settings: Settings) -> str:
     cfg: Config = load_config(settings.root / task.config_of(model.name))
-    return config_digest(cfg, parse_options(_options(model, settings)))
+    return config_digest(cfg, parse_options(_options(task, model, settings)))
 
 
 def _check(record: dict[str, Any], what: str, found: str, expected: str, path: Path) -> None:
@@ -404,7 +404,7 @@ def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     settings, work_dir = sweep.settings, sweep.work_dir(run)
     if mode in _entries(work_dir):
         return ''
-    pairs = [f'data_root={settings.data / run.task.data}', *_options(run.model, settings), *more]
+    pairs = [f'data_root={settings.data / run.task.data}', *_options(run.task, run.model, settings), *more]
     command = [sys.executable]
     if settings.gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', settings.gpus]

@@ -43,6 +43,7 @@ class Task:
         data: Folder of the data set below ``data/``; of mini tasks.
         mini: Name of its generator in tools/make_mini_data.py; of mini tasks.
         initial: Name of the task whose trained weights it starts from.
+        options: Overrides of its configs in every run of a sweep.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     data: str = ''
     mini: str = ''
     initial: str = ''
+    options: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -90,6 +92,8 @@ MINI_TASKS = (
         'mini_coco',
         'coco',
         'mini ImageNet',
+        # The config trains for 16 epochs from random initialisation; this starts from trained weights.
+        options=('train_cfg.max_epochs=6', 'train_cfg.val_interval=6'),
     ),
     Task(
         'mini ADE20K',
