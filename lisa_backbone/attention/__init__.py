@@ -10,6 +10,7 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .window_attention import WindowAttention
 
 __all__ = [
     'ATTENTION',
@@ -19,6 +20,7 @@ __all__ = [
     'NoMixing',
     'PatternCodeAttention',
     'SelfAttention',
+    'WindowAttention',
     'build_attention',
     'register_attention',
 ]
