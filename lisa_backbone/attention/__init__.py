@@ -6,6 +6,7 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 
 from .average_pooling import AveragePooling
 from .lisa import LiSAttention
+from .neighborhood_attention import NeighborhoodAttention
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
@@ -17,6 +18,7 @@ __all__ = [
     'About',
     'AveragePooling',
     'LiSAttention',
+    'NeighborhoodAttention',
     'NoMixing',
     'PatternCodeAttention',
     'SelfAttention',
