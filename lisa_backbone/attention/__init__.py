@@ -8,6 +8,7 @@ from .average_pooling import AveragePooling
 from .lisa import LiSAttention
 from .neighborhood_attention import NeighborhoodAttention
 from .no_mixing import NoMixing
+from .pale_attention import PaleAttention
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
@@ -20,6 +21,7 @@ __all__ = [
     'LiSAttention',
     'NeighborhoodAttention',
     'NoMixing',
+    'PaleAttention',
     'PatternCodeAttention',
     'SelfAttention',
     'WindowAttention',
