@@ -12,6 +12,7 @@ from .pale_attention import PaleAttention
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .shunted_attention import ShuntedAttention
 from .window_attention import WindowAttention
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     'PaleAttention',
     'PatternCodeAttention',
     'SelfAttention',
+    'ShuntedAttention',
     'WindowAttention',
     'build_attention',
     'register_attention',
