@@ -50,8 +50,8 @@ def by_definition(module, x, grid):
         tokens_ = [number[p] for p in near]
         bias = torch.stack(
             [
-                module.rpe.space[:, (r - i) // dilation + size - 1, (c - j) // dilation + size - 1]
-                + module.rpe.time[:, s - t + module.kernel_frames - 1]
+                module.rpe[:, (r - i) // dilation + size - 1, (c - j) // dilation + size - 1]
+                + module.rpe_time[:, s - t + module.kernel_frames - 1]
                 for s, r, c in near
             ]
         )
@@ -103,8 +103,8 @@ def test_the_kernel_is_the_operator(grid, options):
 def test_where_the_neighbourhood_is_the_grid_it_is_softmax_attention():
     module, x = build(kernel_size=5), tokens((5, 4))
     with torch.no_grad():
-        module.rpe.space.zero_()
-        module.rpe.time.zero_()
+        module.rpe.zero_()
+        module.rpe_time.zero_()
     q, k, v = module.qkv(x).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
     y = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     assert relative_error(module(x, (5, 4)), module.proj(y)) < RELATIVE

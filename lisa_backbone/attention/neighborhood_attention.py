@@ -14,30 +14,6 @@ from .precision import at_least_float32, without_autocast
 from .registry import About, check_heads, check_tokens, register_attention
 
 
-class NeighborhoodBias(nn.Module):
-    """A learned table over the offsets in (H, W) plus one over those in time, which starts at zero.
-
-    An image model thereby leaves a video model's share at zero, and a clip of equal frames is treated like the image.
-
-    Args:
-        num_heads: Number of heads.
-        kernel_size: Size of the neighbourhood in space.
-        kernel_frames: Size of the neighbourhood in time.
-    """
-
-    def __init__(self, num_heads: int, kernel_size: int, kernel_frames: int) -> None:
-        super().__init__()
-        self.reach, self.frames_reach = kernel_size - 1, kernel_frames - 1
-        self.space = nn.Parameter(0.02 * torch.randn(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
-        self.time = nn.Parameter(torch.zeros(num_heads, 2 * kernel_frames - 1))
-
-    def forward(self, frames: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Bias at offsets (T, kt), (H, kh) and (W, kw): (heads, T, H, W, kt, kh, kw)."""
-        rows, columns = rows[:, None, :, None] + self.reach, columns[None, :, None, :] + self.reach
-        time = self.time[:, frames + self.frames_reach]
-        return self.space[:, rows, columns][:, None, :, :, None] + time[:, :, None, None, :, None, None]
-
-
 @register_attention
 class NeighborhoodAttention(nn.Module):
     r"""Softmax attention of every token to the k x k tokens nearest to it, with a relative position bias.
@@ -94,7 +70,9 @@ class NeighborhoodAttention(nn.Module):
         self.dim, self.num_heads = dim, num_heads
         self.kernel_size, self.dilation, self.kernel_frames = kernel_size, dilation, kernel_frames
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.rpe = NeighborhoodBias(num_heads, kernel_size, kernel_frames)
+        self.rpe = nn.Parameter(0.02 * torch.randn(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+        # From zero: an image model does not train it, and a clip of equal frames is then treated like the image.
+        self.rpe_time = nn.Parameter(torch.zeros(num_heads, 2 * kernel_frames - 1))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -124,13 +102,20 @@ class NeighborhoodAttention(nn.Module):
         index = [axis[0] for axis in axes]
         key, value = (self._gather(z.unflatten(1, sizes), index) for z in (key, value))
         query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) * self.scale
-        bias = self.rpe(*(axis[1] for axis in axes)).flatten(4).flatten(1, 3)
-        scores = (key @ query.unsqueeze(-1)).squeeze(-1) + bias
+        scores = (key @ query.unsqueeze(-1)).squeeze(-1) + self._bias(*(axis[1] for axis in axes))
         valid = _combine([axis[2] for axis in axes], torch.logical_and)
         scores = scores.masked_fill(~valid, -torch.inf)
         strides = (sizes[1] * sizes[2], sizes[2], 1)
         numbers = _combine([i * stride for i, stride in zip(index, strides, strict=True)], torch.add)
         return scores.softmax(dim=-1), value, numbers
+
+    def _bias(self, frames: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Bias at the offsets (T, kt), (H, kh) and (W, kw) of the neighbours: (heads, N, K)."""
+        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
+        space = self.rpe[:, rows + self.kernel_size - 1, columns + self.kernel_size - 1]
+        time = self.rpe_time[:, frames + self.kernel_frames - 1]
+        bias = space[:, None, :, :, None] + time[:, :, None, None, :, None, None]
+        return bias.flatten(4).flatten(1, 3)
 
     def _gather(self, z: Tensor, index: list[Tensor]) -> Tensor:
         """Neighbours (B, heads, N, K, d) of every token of (B, T, H, W, C), axis by axis."""

@@ -56,8 +56,8 @@ class ShuntedAttention(nn.Module):
 
     The heads are concatenated and projected. Time and memory grow as N^2 over r_i^2.
 
-    Sizes that are no multiple of a rate are padded with zeros at their end. A 1-D grid is one row. The frames of a video
-    are merged one by one, and each sees the keys of all.
+    Sizes that are no multiple of a rate are padded with zeros at their end. A 1-D grid is one row. The frames of a
+    video are merged one by one, and each sees the keys of all.
 
     Args:
         dim: Number of channels.
