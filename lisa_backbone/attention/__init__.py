@@ -5,6 +5,7 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 """
 
 from .average_pooling import AveragePooling
+from .ladder_attention import LadderAttention
 from .lisa import LiSAttention
 from .neighborhood_attention import NeighborhoodAttention
 from .no_mixing import NoMixing
@@ -19,6 +20,7 @@ __all__ = [
     'ATTENTION',
     'About',
     'AveragePooling',
+    'LadderAttention',
     'LiSAttention',
     'NeighborhoodAttention',
     'NoMixing',
