@@ -320,6 +320,8 @@ def test_symmetry(name, grid):
 def test_state_dict_round_trip(name):
     x = tokens((5, 6), dtype=torch.float32)
     first, second = (spread_parameters(build_attention(name, 12, 3), seed) for seed in (0, 1))
+    if not first.state_dict():
+        pytest.skip('it has no parameters')
     assert not torch.equal(first(x, (5, 6)), second(x, (5, 6)))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(x, (5, 6)), second(x, (5, 6)))
