@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,8 @@ def known(monkeypatch):
     """The sweep finds the tasks that others start from among these; and a digest that the stand-in can make."""
 
     def digest(task, model, settings):
-        words = [Path(task.config_of(model.name)).name, *attention_options(model.attention), *settings.options]
+        words = [Path(task.config_of(model.name)).name, *attention_options(model.attention)]
+        words += [*task.options, *settings.options]
         return hashlib.sha256(' '.join(words).encode()).hexdigest()
 
     monkeypatch.setattr('lisa_backbone.leaderboard.sweep._digest', digest)
@@ -195,6 +197,15 @@ def test_a_task_starts_from_the_weights_of_another(place, jobs):
         assert re.search(rf'/work/mini-one/{row}/\w{{8}}-1{{8}}-5/last\.pth$', start['file'])
     run_sweep([ONE, TWO], [LISA], [5], settings(place))
     assert [call.split()[0] for call in calls(place)] == ['test']  # of the first, which was only trained
+
+
+def test_overrides_of_a_task_are_for_its_runs_alone(place):
+    short = replace(TWO, options=('name=short',))
+    assert run_sweep([ONE, short], [OTHER], [0], settings(place, options=('name=all',), threads=1)) == {}
+    found = [call for call in calls(place) if call.startswith('train')]
+    options = [call.split('--cfg-options ')[1].split()[1:] for call in found]
+    assert options[0] == ['name=all']
+    assert options[1][:2] == ['name=short', 'name=all']  # what the command line says comes last
 
 
 def test_what_is_done_is_passed_over(place):

@@ -82,6 +82,14 @@ def test_the_commands_of_a_mini_row(checkout):
     ]
 
 
+def test_overrides_of_a_task_are_in_its_commands_alone():
+    lines = [
+        step.line() for step in sequence(*find('mini-coco', 'resnet-p'), 0, REPO) if 'mini_data' not in step.line()
+    ]
+    short = 'train_cfg.max_epochs=6 train_cfg.val_interval=6'
+    assert [short in line for line in lines] == [False, True, True]
+
+
 def test_the_commands_run_as_a_shell_takes_them(checkout):
     """The printed lines, given to a shell, call the tools with the same words as --run does."""
     assert reproduce([], 'mini-ade20k', 'lisa-p, LiSAttention', 0, run=True) == 0
