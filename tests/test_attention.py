@@ -8,7 +8,15 @@ import sys
 
 import pytest
 import torch
-from oracle import GRIDS, RELATIVE, LargestTensor, relative_error, spread_parameters, tokens
+from oracle import (
+    GRIDS,
+    RELATIVE,
+    LargestTensor,
+    assert_equals_oracle,
+    relative_error,
+    spread_parameters,
+    tokens,
+)
 from scipy.fft import next_fast_len
 from torch import nn
 
@@ -167,6 +175,32 @@ def test_a_clip_of_identical_frames_is_treated_like_the_image(form):
     x = tokens((4, 5))
     clip = x.repeat(1, 3, 1)
     assert relative_error(module(clip, (3, 4, 5)), module(x, (4, 5)).repeat(1, 3, 1)) < RELATIVE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Softmax attention
+
+
+@pytest.mark.parametrize('large', [1, 10**9], ids=['by sample', 'by torch'])
+@pytest.mark.parametrize('rpe', [None, 'continuous'])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_softmax_attention_is_its_definition(grid, rpe, large, monkeypatch):
+    monkeypatch.setattr('lisa_backbone.attention.self_attention._LARGE', large)
+
+    def oracle(module, x, grid):
+        q, k, v = module.qkv(x).unflatten(-1, (3, 3, 4)).unbind(2)
+        scores = torch.einsum('bihd,bjhd->bhij', q, k) / 2
+        if rpe:
+            values = module.rpe(grid, False)
+            axes = [list(range(n)) for n in grid]
+            positions = torch.tensor(list(itertools.product(*axes)))
+            offsets = positions[None, :] - positions[:, None]
+            scores = scores + values[(slice(None), *offsets.unbind(-1))]  # a negative offset counts from the end
+        weights = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
+        return module.proj(torch.einsum('bhij,bjhd->bihd', weights, v).flatten(2))
+
+    module = spread_parameters(build_attention(dict(type='SelfAttention', rpe=rpe), 12, 3).double())
+    assert_equals_oracle(module, oracle, grid)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
