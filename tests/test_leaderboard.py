@@ -29,6 +29,7 @@ from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     attention_options,
     list_models,
     run_sweep,
+    schedule_options,
     time_left,
 )
 from lisa_backbone.leaderboard.table import table  # noqa: E402
@@ -206,6 +207,23 @@ def test_overrides_of_a_task_are_for_its_runs_alone(place):
     options = [call.split('--cfg-options ')[1].split()[1:] for call in found]
     assert options[0] == ['name=all']
     assert options[1][:2] == ['name=short', 'name=all']  # what the command line says comes last
+
+
+@pytest.mark.parametrize(
+    ('config', 'options', 'expected'),
+    [
+        ('pretrain/lisa-p_mini-imagenet', (), 'train_cfg.max_epochs=3 train_cfg.val_interval=3'),  # of 7
+        ('seg/lisa-p_fpn_mini-ade20k-128x128', (), 'train_cfg.max_iters=800 train_cfg.val_interval=800'),  # of 2000
+        (
+            'det/mask-rcnn_lisa-p_fpn_mini-coco',
+            ('train_cfg.max_epochs=1',),
+            'train_cfg.max_epochs=1 train_cfg.val_interval=1',  # never none
+        ),
+    ],
+)
+def test_a_share_of_the_schedule(config, options, expected):
+    assert schedule_options(REPO / 'configs' / f'{config}.py', options, 0.4) == expected.split()
+    assert schedule_options(REPO / 'configs' / f'{config}.py', options, 1) == []
 
 
 def test_what_is_done_is_passed_over(place):

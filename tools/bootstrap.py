@@ -34,7 +34,7 @@ DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
 # Two tasks with short schedules, one of images and one of videos, for all models of LiSA pico's size.
 SMALL_LEADERBOARD = (
     '--tasks mini-imagenet mini-kinetics --models lisa-p swin-p pvtv2-p convnext-p resnet-p '
-    '--attention LiSAttention SelfAttention --cfg-options train_cfg.max_epochs=3 train_cfg.val_interval=3'
+    '--attention LiSAttention SelfAttention --schedule 0.4'
 )
 
 

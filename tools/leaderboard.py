@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
     run.add_argument('--data', type=Path, default=REPO / 'data', help='folder of the mini sets; what lacks is made')
     run.add_argument('--work-dir', type=Path, default=REPO / 'work_dirs' / 'leaderboard')
     run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides for every run')
+    run.add_argument('--schedule', type=float, default=1, metavar='SHARE', help='of the epochs or iterations of each')
     run.add_argument('--jobs', type=int, default=1, help='runs at a time; with --slurm, jobs in the queue')
     run.add_argument('--threads', type=int, default=0, help='processor threads of each (default: an equal share)')
     run.add_argument('--gpus', type=int, default=0, help='GPUs of each run; from two on by torchrun')
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         work=args.work_dir.absolute(),
         results=args.results,
         options=tuple(args.cfg_options),
+        schedule=args.schedule,
         jobs=args.jobs,
         threads=args.threads,
         gpus=args.gpus,

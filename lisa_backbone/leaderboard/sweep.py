@@ -35,7 +35,7 @@ from ..runner import parse_options
 from .collect import METRICS_FILE, RECORD_FILE, attention_of
 from .tasks import MINI_TASKS, Task, make_data
 
-__all__ = ['Model', 'Run', 'Settings', 'attention_options', 'list_models', 'run_sweep', 'time_left']
+__all__ = ['Model', 'Run', 'Settings', 'attention_options', 'list_models', 'run_sweep', 'schedule_options', 'time_left']
 
 PRETRAINED = 'model.backbone.init_cfg.checkpoint'
 
@@ -90,6 +90,7 @@ class Settings:
         work: Folder of the work directories.
         results: The file of the records.
         options: Overrides for every run, ``KEY=VALUE`` as for tools/train.py.
+        schedule: Share of the epochs or iterations of each config, rounded, at least one.
         jobs: Runs at a time; of a cluster, jobs in its queue.
         threads: Processor threads of each process; 0 for an equal share of all.
         gpus: GPUs of each run; 0 to leave it to the machine.
@@ -103,6 +104,7 @@ class Settings:
     work: Path
     results: Path
     options: tuple[str, ...] = ()
+    schedule: float = 1.0
     jobs: int = 1
     threads: int = 0
     gpus: int = 0
@@ -202,6 +204,8 @@ def run_sweep(
     Raises:
         UserError: An argument cannot be used, the results are of other settings, or another sweep is at work.
     """
+    if settings.schedule <= 0:
+        raise UserError(f'--schedule {settings.schedule} must be above 0, a share of the usual epochs or iterations')
     processes = _starter(settings)
     records = read_records(settings.results)
     known = {task.name: task for task in MINI_TASKS}
@@ -287,7 +291,32 @@ def _devices(jobs: int, gpus: int) -> list[str]:
 
 
 def _options(task: Task, model: Model, settings: Settings) -> list[str]:
-    return [*attention_options(model.attention), *task.options, *settings.options]
+    """Overrides of a run; of two with one key the last counts."""
+    return [
+        *attention_options(model.attention),
+        *task.options,
+        *schedule_options(settings.root / task.config_of(model.name), task.options, settings.schedule),
+        *settings.options,
+    ]
+
+
+def schedule_options(config: Path, options: Sequence[str], share: float) -> list[str]:
+    """Overrides that shorten or lengthen the training of a config; it is validated once, at its end.
+
+    Args:
+        config: The config.
+        options: Overrides that it has beforehand.
+        share: Of its epochs or iterations; 1 leaves all as it is.
+
+    Returns:
+        ``KEY=VALUE`` pairs for ``--cfg-options``.
+    """
+    if share == 1:
+        return []
+    loop = load_config(config, parse_options(list(options))).train_cfg
+    key = 'max_iters' if loop.get('max_iters') else 'max_epochs'
+    length = max(round(share * loop[key]), 1)
+    return [f'train_cfg.{key}={length}', f'train_cfg.val_interval={length}']
 
 
 def _digest(task: Task, model: Model, settings: Settings) -> str:
