@@ -4,6 +4,7 @@ Every operator is built as ``Operator(dim, num_heads, **options)`` and called as
 shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
 """
 
+from .afno import AFNO
 from .global_filter import GlobalFilter
 from .lisa import LiSAttention
 from .no_mixing import NoMixing
@@ -12,6 +13,7 @@ from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 
 __all__ = [
+    'AFNO',
     'ATTENTION',
     'About',
     'GlobalFilter',
