@@ -6,6 +6,7 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 
 from .afno import AFNO
 from .global_filter import GlobalFilter
+from .kernelized_rpe import KernelizedRPE
 from .lisa import LiSAttention
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
@@ -17,6 +18,7 @@ __all__ = [
     'ATTENTION',
     'About',
     'GlobalFilter',
+    'KernelizedRPE',
     'LiSAttention',
     'NoMixing',
     'PatternCodeAttention',
