@@ -12,10 +12,12 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .urpe import URPE
 
 __all__ = [
     'AFNO',
     'ATTENTION',
+    'URPE',
     'About',
     'GlobalFilter',
     'KernelizedRPE',
