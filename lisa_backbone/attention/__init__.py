@@ -12,6 +12,7 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .synthesizer import Synthesizer
 from .urpe import URPE
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     'NoMixing',
     'PatternCodeAttention',
     'SelfAttention',
+    'Synthesizer',
     'build_attention',
     'register_attention',
 ]
