@@ -10,6 +10,7 @@ from .kernelized_rpe import KernelizedRPE
 from .lisa import LiSAttention
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
+from .posgu import PoSGU
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 from .synthesizer import Synthesizer
@@ -25,6 +26,7 @@ __all__ = [
     'LiSAttention',
     'NoMixing',
     'PatternCodeAttention',
+    'PoSGU',
     'SelfAttention',
     'Synthesizer',
     'build_attention',
