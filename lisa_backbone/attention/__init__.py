@@ -15,6 +15,7 @@ from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 from .synthesizer import Synthesizer
 from .urpe import URPE
+from .wavelet_attention import WaveletAttention
 
 __all__ = [
     'AFNO',
@@ -29,6 +30,7 @@ __all__ = [
     'PoSGU',
     'SelfAttention',
     'Synthesizer',
+    'WaveletAttention',
     'build_attention',
     'register_attention',
 ]
