@@ -12,6 +12,7 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .posgu import PoSGU
 from .registry import ATTENTION, About, build_attention, register_attention
+from .retention import Retention
 from .self_attention import SelfAttention
 from .synthesizer import Synthesizer
 from .urpe import URPE
@@ -28,6 +29,7 @@ __all__ = [
     'NoMixing',
     'PatternCodeAttention',
     'PoSGU',
+    'Retention',
     'SelfAttention',
     'Synthesizer',
     'WaveletAttention',
