@@ -4,30 +4,46 @@ Every operator is built as ``Operator(dim, num_heads, **options)`` and called as
 shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
 """
 
+from .afno import AFNO
 from .average_pooling import AveragePooling
+from .global_filter import GlobalFilter
+from .kernelized_rpe import KernelizedRPE
 from .ladder_attention import LadderAttention
 from .lisa import LiSAttention
 from .neighborhood_attention import NeighborhoodAttention
 from .no_mixing import NoMixing
 from .pale_attention import PaleAttention
 from .pattern_code import PatternCodeAttention
+from .posgu import PoSGU
 from .registry import ATTENTION, About, build_attention, register_attention
+from .retention import Retention
 from .self_attention import SelfAttention
 from .shunted_attention import ShuntedAttention
+from .synthesizer import Synthesizer
+from .urpe import URPE
+from .wavelet_attention import WaveletAttention
 from .window_attention import WindowAttention
 
 __all__ = [
+    'AFNO',
     'ATTENTION',
+    'URPE',
     'About',
     'AveragePooling',
+    'GlobalFilter',
+    'KernelizedRPE',
     'LadderAttention',
     'LiSAttention',
     'NeighborhoodAttention',
     'NoMixing',
     'PaleAttention',
     'PatternCodeAttention',
+    'PoSGU',
+    'Retention',
     'SelfAttention',
     'ShuntedAttention',
+    'Synthesizer',
+    'WaveletAttention',
     'WindowAttention',
     'build_attention',
     'register_attention',

@@ -1,0 +1,92 @@
+"""Kernelized attention with a position bias against its sums, and against the softmax that it stands for."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from oracle import GRIDS, OnGrid, assert_equals_oracle, relative_error, spread_parameters, tokens
+
+from lisa_backbone.attention import KernelizedRPE, SelfAttention, correlation
+from lisa_backbone.complexity import count_macs
+
+
+def positions_of(grid):
+    return list(itertools.product(*map(range, grid)))
+
+
+def biases(module, grid):
+    """b_{j-i} for every head, row i and column j, one entry after the other."""
+    values = module.rpe(grid, False)
+    places = positions_of(grid)
+    # Negative offsets stand at the end, where Python's negative indices find them.
+    rows = [[values[(slice(None), *(b - a for a, b in zip(i, j, strict=True)))] for j in places] for i in places]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def by_definition(module, x, grid):
+    """phi with all its factors, on queries and keys of length one, and the division at the end."""
+    d = module.dim // module.num_heads
+    q, k, v = module.qkv(x).split(module.dim, dim=-1)
+    bias, heads = biases(module, grid), []
+    for h in range(module.num_heads):
+        part = slice(h * d, (h + 1) * d)
+        features = []
+        for z in (q[..., part], k[..., part]):
+            z = z / z.square().sum(-1, keepdim=True).sqrt()
+            w = module.directions[h]
+            features.append(torch.exp(z @ w.T - z.square().sum(-1, keepdim=True) / 2) / math.sqrt(len(w)))
+        weights = features[0] @ features[1].transpose(1, 2) * bias[h].exp()
+        heads.append(weights @ v[..., part] / weights.sum(-1, keepdim=True))
+    return module.proj(torch.cat(heads, dim=-1))
+
+
+@pytest.mark.parametrize('matrix_limit', [0, 10**6], ids=['fft', 'matrix'])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_equals_oracle(grid, matrix_limit, monkeypatch):
+    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', matrix_limit)
+    assert_equals_oracle(spread_parameters(KernelizedRPE(12, 3, num_features=5).double()), by_definition, grid)
+
+
+def test_kernel_gives_the_output_and_its_rows_sum_to_one():
+    module, x, grid = spread_parameters(KernelizedRPE(12, 3).double()), tokens((5, 7)), (5, 7)
+    kernel = module.kernel(x, grid)
+    assert (kernel > 0).all()
+    assert relative_error(kernel.sum(-1), torch.ones(2, 3, 35)) < 1e-12
+    values = module.qkv(x)[..., 24:].unflatten(-1, (3, 4)).transpose(1, 2)
+    assert relative_error(module.proj((kernel @ values).transpose(1, 2).flatten(2)), module(x, grid)) < 1e-10
+
+
+def test_with_many_features_it_is_softmax_attention_with_the_bias_on_queries_and_keys_of_length_one():
+    module = spread_parameters(KernelizedRPE(12, 3, num_features=100_000).double())
+    softmax = SelfAttention(12, 3).double()
+    softmax.load_state_dict({k: v for k, v in module.state_dict().items() if k != 'directions'})
+    x, grid = tokens((3, 4)), (3, 4)
+    q, k = (z.unflatten(-1, (3, 4)) for z in softmax.qkv(x).chunk(3, dim=-1)[:2])
+    scores = torch.einsum('bihd,bjhd->bhij', *(z / z.norm(dim=-1, keepdim=True) for z in (q, k)))
+    expected = (scores + biases(module, grid)).softmax(-1)
+    assert relative_error(module.kernel(x, grid), expected) < 0.03  # 1 / sqrt(100,000) times the spread of exp(w . z)
+
+
+def test_the_features_are_those_of_the_seed():
+    assert torch.equal(KernelizedRPE(12, 3).directions, KernelizedRPE(12, 3).directions)
+    assert not torch.equal(KernelizedRPE(12, 3).directions, KernelizedRPE(12, 3, seed=1).directions)
+
+
+@pytest.mark.parametrize(('grid', 'sizes'), [((6, 7), None), ((14, 8), (27, 15)), ((3, 6, 5), (5, 12, 9))])
+def test_macs(grid, sizes):
+    n, dim, heads, features = math.prod(grid), 12, 3, 4
+    signals = features * (dim + heads)
+    expected = (
+        4 * n * dim * dim  # projections
+        + math.prod(2 * size - 1 for size in grid) * (3 * 32 + 32 * heads)  # the bias
+        + 2 * n * dim * features  # w . q and w . k
+        + n * signals  # the sum over the features
+    )
+    if sizes is None:  # a small grid: products with the matrix
+        expected += signals * n * n
+    else:
+        points, frequencies = math.prod(sizes), math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
+        expected += (2 * signals + heads) * 2.5 * points * math.log2(points) / 2 + 4 * signals * frequencies
+    operator = KernelizedRPE(dim, heads, num_features=features)
+    assert count_macs(OnGrid(operator), (1, dim, *grid)) == pytest.approx(expected, abs=3)
