@@ -4,6 +4,7 @@ Every operator is built as ``Operator(dim, num_heads, **options)`` and called as
 shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it returns (B, L, C).
 """
 
+from .fibottention import Fibottention
 from .lisa import LiSAttention
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
@@ -13,6 +14,7 @@ from .self_attention import SelfAttention
 __all__ = [
     'ATTENTION',
     'About',
+    'Fibottention',
     'LiSAttention',
     'NoMixing',
     'PatternCodeAttention',
