@@ -6,6 +6,7 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 
 from .fibottention import Fibottention
 from .lisa import LiSAttention
+from .lsla import LSLA
 from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
@@ -13,6 +14,7 @@ from .self_attention import SelfAttention
 
 __all__ = [
     'ATTENTION',
+    'LSLA',
     'About',
     'Fibottention',
     'LiSAttention',
