@@ -11,10 +11,12 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .xca import XCA
 
 __all__ = [
     'ATTENTION',
     'LSLA',
+    'XCA',
     'About',
     'Fibottention',
     'LiSAttention',
