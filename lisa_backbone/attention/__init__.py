@@ -5,6 +5,7 @@ shape (B, L, C) and ``grid`` a tuple of 1, 2 or 3 sizes whose product is L; it r
 """
 
 from .fibottention import Fibottention
+from .focused_linear_attention import FocusedLinearAttention
 from .lisa import LiSAttention
 from .lsla import LSLA
 from .no_mixing import NoMixing
@@ -19,6 +20,7 @@ __all__ = [
     'XCA',
     'About',
     'Fibottention',
+    'FocusedLinearAttention',
     'LiSAttention',
     'NoMixing',
     'PatternCodeAttention',
