@@ -12,11 +12,13 @@ from .no_mixing import NoMixing
 from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
+from .soft import SOFT
 from .xca import XCA
 
 __all__ = [
     'ATTENTION',
     'LSLA',
+    'SOFT',
     'XCA',
     'About',
     'Fibottention',
