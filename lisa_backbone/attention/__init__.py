@@ -13,12 +13,14 @@ from .pattern_code import PatternCodeAttention
 from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 from .soft import SOFT
+from .tssa import TSSA
 from .xca import XCA
 
 __all__ = [
     'ATTENTION',
     'LSLA',
     'SOFT',
+    'TSSA',
     'XCA',
     'About',
     'Fibottention',
