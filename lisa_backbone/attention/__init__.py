@@ -14,6 +14,7 @@ from .registry import ATTENTION, About, build_attention, register_attention
 from .self_attention import SelfAttention
 from .soft import SOFT
 from .tssa import TSSA
+from .vicinity_attention import VicinityAttention
 from .xca import XCA
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     'NoMixing',
     'PatternCodeAttention',
     'SelfAttention',
+    'VicinityAttention',
     'build_attention',
     'register_attention',
 ]
