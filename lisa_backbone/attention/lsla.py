@@ -72,30 +72,32 @@ class LSLA(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Map tokens (B, L, C) on ``grid`` (1, 2 or 3 sizes, product L) to tokens (B, L, C)."""
         q, heads, bias = self._inputs(x, grid)
-        # The scale stands in the query, so that one kernel serves every head.
-        y = F.scaled_dot_product_attention(q, heads, heads, attn_mask=bias, scale=1.0)
-        if self.outer is not None:
-            with without_autocast(x):
+        with without_autocast(x):
+            # The scale stands in the query, so that one kernel serves every head.
+            y = F.scaled_dot_product_attention(q, heads, heads, attn_mask=bias, scale=1.0)
+            if self.outer is not None:
                 c = at_least_float32(self.outer(grid, False)) / x.shape[1]
-                signal = at_least_float32(heads).transpose(-1, -2).unflatten(-1, grid)
-                limit = correlate(signal, c.unsqueeze(1), grid, False).flatten(-len(grid)).transpose(-1, -2)
-            y = y + limit.to(y.dtype)
-        return self.proj(y.transpose(1, 2).flatten(2))
+                signal = heads.transpose(-1, -2).unflatten(-1, grid)
+                y = y + correlate(signal, c.unsqueeze(1), grid, False).flatten(-len(grid)).transpose(-1, -2)
+            return self.proj(y.transpose(1, 2).flatten(2).to(self.proj.weight.dtype)).to(x.dtype)
 
     def kernel(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The weights of the tokens in every head, (B, heads, N, N)."""
         q, heads, bias = self._inputs(x, grid)
-        scores = q @ heads.transpose(-1, -2)
-        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-        if self.outer is None:
-            return weights
-        return weights + offset_matrix(self.outer(grid, False), grid, False) / x.shape[1]
+        with without_autocast(x):
+            scores = q @ heads.transpose(-1, -2)
+            weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+            if self.outer is None:
+                return weights
+            return weights + offset_matrix(self.outer(grid, False), grid, False) / x.shape[1]
 
     def _inputs(self, x: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Scaled queries and the input (B, heads, L, d) and the inner bias (heads, L, L)."""
         check_tokens(x, grid, self.dim, self.about.axes)
         q = self.query(x)
-        q, heads = (z.to(q.dtype).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for z in (q, x))
-        q = q * self.scale.to(q.dtype)
-        bias = None if self.inner is None else offset_matrix(self.inner(grid, False), grid, False).to(q.dtype)
-        return q, heads, bias
+        with without_autocast(x):
+            # In full precision, to the last projection: nothing tames keys and values, and gradients grow with their
+            # squares.
+            q, heads = (at_least_float32(z).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for z in (q, x))
+            bias = None if self.inner is None else offset_matrix(self.inner(grid, False), grid, False).to(q.dtype)
+            return q * self.scale, heads, bias

@@ -76,8 +76,9 @@ class VicinityAttention(nn.Module):
             sums = q @ (k.transpose(-1, -2) @ F.pad(v, (0, 1), value=1.0))
             y = sums[..., :-1] / (sums[..., -1:] + EPS)
             mean = at_least_float32(x).mean(dim=1, keepdim=True)
+            gate = self.gate(mean.to(self.gate[0].weight.dtype))
         y = self.proj(y.transpose(1, 2).flatten(2).to(x.dtype))
-        return y * (1 + self.gate(mean.to(x.dtype)))
+        return y * (1 + gate.to(y.dtype))
 
     def kernel(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The weights of the tokens in every head, (B, heads, N, N); rows sum to one."""
