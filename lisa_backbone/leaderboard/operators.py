@@ -27,9 +27,14 @@ model = dict(backbone=dict(attention=dict(type='GlobalFilter')))   # or a list o
 ```
 
 Stem, norms, feed-forward network, layer scale and recipe are the same for all. What a paper adds around its operator
-(its own embedding, its own feed-forward network, its own positions) is left out, so that operators are compared and
-not recipes. There is no absolute position embedding; the strided convolutions between the stages let borders be felt.
-Options are in the docstrings. A new operator is one file: [train.md](train.md) tells how a config gets it.
+(its own embedding, feed-forward network or positions) is left out, so that operators are compared and not recipes.
+There is no absolute position embedding; padding in the convolutions between the stages lets borders be felt. Options
+are in the docstrings.
+
+A new operator is one file: a class `Name(dim, num_heads, **options)` that maps tokens (B, L, C) on a grid to tokens of
+that shape, with an `about` and `@register_attention`. Below `lisa_backbone/attention/` it is imported in `__init__.py`;
+anywhere else, name its module in `custom_imports` of the config. `python tools/leaderboard.py run --attention NAME`
+makes it a row, and the contract tests in `tests/test_attention.py` run over all that are registered.
 
 - **Cost** is the growth of time and memory with the number N of tokens. Below N^2 a test holds the operator to making
   no tensor of N x N elements, forward or backward.
