@@ -23,7 +23,7 @@ ARCHS = list(LiSA.arch_zoo)
 SWIN_CLASS = {'tiny': (28e6, 4.5e9), 'small': (50e6, 8.7e9), 'base': (88e6, 15.4e9)}
 SMALL = dict(embed_dims=(8, 16, 24, 32), depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2, 2, 2, 2))
 # Operators with a form for videos.
-VIDEO_OPERATORS = [name for name, operator in ATTENTION.items() if 3 in operator.about.axes]
+INFLATED = [name for name, operator in ATTENTION.items() if operator.about.inflates]
 
 
 def build(arch, seed=0, **options):
@@ -202,7 +202,7 @@ def test_stem_with_temporal_stride_is_a_strided_3d_convolution(frames):
 
 @pytest.mark.parametrize(('temporal_stride', 'frames'), [(1, 3), (2, 4), (2, 5), (3, 4)])
 @pytest.mark.parametrize(
-    'attention', [*VIDEO_OPERATORS, *(dict(type='LiSAttention', form='padded', rpe=rpe) for rpe in RPES)], ids=str
+    'attention', [*INFLATED, *(dict(type='LiSAttention', form='padded', rpe=rpe) for rpe in RPES)], ids=str
 )
 def test_inflated_model_treats_a_still_clip_as_the_image(attention, temporal_stride, frames):
     image_model = build(SMALL, attention=attention, layer_scale_init_value=1.0).double().eval()

@@ -38,6 +38,7 @@ class AveragePooling(nn.Module):
         source='Yu et al., "MetaFormer Is Actually What You Need for Vision", 2022, Eq. 4, arXiv 2111.11418',
         equation='y_i = mean_{|j-i| <= 1} x_j - x_i',
         cost='N',
+        inflates=True,
         left_out='The paper pools images; a video is pooled over time alike.',
     )
 

@@ -48,6 +48,7 @@ class FocusedLinearAttention(nn.Module):
         equation='y_i = phi(q_i) . (sum_j phi(k_j) v_j) / (phi(q_i) . sum_j phi(k_j)) + DWC(v)_i, '
         'phi(z) = |r| r^p / |r^p|, r = ReLU(z) / s',
         cost='N',
+        inflates=True,
         left_out="The learned position embedding that the authors' code adds to the keys, since it has the size of one "
         'grid. The scale s and the lengths taken over all heads are of that code, not of the equations.',
     )

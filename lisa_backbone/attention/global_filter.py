@@ -44,6 +44,7 @@ class GlobalFilter(nn.Module):
         source='Rao, Zhao, Zhu, Lu and Zhou, "Global Filter Networks for Image Classification", 2021, arXiv 2107.00645',
         equation='y = F^-1(K * F(x)), elementwise, K complex for each channel and frequency',
         cost='N log N',
+        inflates=True,
         left_out='One base grid for every stage, where the paper sizes the filter of each stage to its grid. The '
         'factor for the frequency in time is an addition.',
         symmetry='cyclic shift',

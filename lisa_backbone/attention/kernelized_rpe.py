@@ -46,6 +46,7 @@ class KernelizedRPE(nn.Module):
         equation='y_i = sum_j exp(b_{j-i}) phi(q_i) . phi(k_j) v_j / sum_j exp(b_{j-i}) phi(q_i) . phi(k_j), phi '
         'positive random features of q and k of length one',
         cost='N log N',
+        inflates=True,
         left_out='Features are drawn independently and once, never again. The bias is a function of the offset in '
         'place of a table; the number of features is a choice of this project, kept small for its cost.',
     )

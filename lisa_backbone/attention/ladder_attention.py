@@ -94,6 +94,7 @@ class LadderAttention(nn.Module):
         equation='O_t = X_t + softmax_window(Q_t K_t^T / sqrt(d) + b_t) O_{t-1} W_t; Z = sigmoid(relu(O W_a) W_b) * O; '
         'y = Z + Z W_p',
         cost='N',
+        inflates=True,
         left_out="Layer norm and the light feed-forward network (with batch norm) inside every branch: the backbone's "
         'block has a norm before and a feed-forward network after the operator, and the one residual of a branch '
         "stands for the two of the authors' code. Padded positions are masked, which the code lets in. Video is not in "

@@ -87,6 +87,7 @@ class LiSAttention(nn.Module):
         'Understanding", 2022, arXiv 2211.16289',
         equation='y_i = sum_j K_ij v_j / sum_j K_ij, K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i}',
         cost='N log N',
+        inflates=True,
         left_out='All but its abstracts: the equations are a reconstruction (docs/operator.md).',
     )
 

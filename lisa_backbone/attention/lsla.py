@@ -47,6 +47,7 @@ class LSLA(nn.Module):
         'arXiv 2210.17115',
         equation='y_i = sum_j (softmax_j(s q_i . x_j + b_{j-i}) + c_{j-i} / N) x_j',
         cost='N^2',
+        inflates=True,
         left_out='All but its abstract: the equation is a reconstruction. Reconstructed are the dynamic scale (one '
         'learned number for each head), the form of both biases (functions of the offset), the outer bias divided by '
         'N, and that attention is global rather than within windows.',

@@ -24,7 +24,7 @@ class NoMixing(nn.Module):
     """
 
     about: ClassVar[About] = About(
-        source='The floor: no operator at all', equation='y_i = v_i', cost='N', symmetry='permutation'
+        source='The floor: no operator at all', equation='y_i = v_i', cost='N', inflates=True, symmetry='permutation'
     )
 
     def __init__(self, dim: int, num_heads: int, local_conv: bool = False, qkv_bias: bool = True) -> None:

@@ -52,6 +52,7 @@ class PatternCodeAttention(nn.Module):
         source='After Kim, Kwon, Wang, Kwak and Cho, "Relational Self-Attention", 2021, arXiv 2111.01673',
         equation='y_i = sum_j K_ij v_j, K_ij = sum_m rho(p_i)^m b^m_{j-i} + c_{j-i}, p_i^m = sum_j q_i . k_j a^m_{j-i}',
         cost='N log N',
+        inflates=True,
         left_out='A reconstruction on a whole grid; the paper works in local windows of a video.',
     )
 

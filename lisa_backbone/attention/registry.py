@@ -31,6 +31,8 @@ class About:
             N x N elements is made, forward or backward.
         left_out: What of the paper it lacks or does otherwise, and why; empty for nothing.
         axes: Numbers of grid axes it takes: 3 for videos, 2 for images, 1 for sequences.
+        inflates: Whether on a clip of identical frames every frame gets what the image gets, so that the weights of an
+            image model make the same maps of it.
         symmetry: ``'permutation'`` if a permutation of the tokens permutes the outputs alike, ``'cyclic shift'`` if
             a shift of the grid that wraps around does; of the operator with its default options.
     """
@@ -40,6 +42,7 @@ class About:
     cost: str
     left_out: str = ''
     axes: tuple[int, ...] = (1, 2, 3)
+    inflates: bool = False
     symmetry: str = ''
 
     def __post_init__(self) -> None:

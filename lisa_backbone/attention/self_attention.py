@@ -38,6 +38,7 @@ class SelfAttention(nn.Module):
         'Transformer V2 (Liu et al., 2022, Eq. 4, arXiv 2111.09883)',
         equation='y_i = sum_j softmax_j(q_i . k_j / sqrt(d) + b_{j-i}) v_j',
         cost='N^2',
+        inflates=True,
     )
 
     def __init__(

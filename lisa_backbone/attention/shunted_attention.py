@@ -76,6 +76,7 @@ class ShuntedAttention(nn.Module):
         'arXiv 2111.15193',
         equation='h_i = softmax(Q_i K_i^T / sqrt(d)) (V_i + LE(V_i)), K_i, V_i from tokens merged at the rate r_i',
         cost='N^2',
+        inflates=True,
         left_out='The rates do not change with the stage by themselves: reductions is an option of each. In the last '
         "stage the authors' code has no merging and adds LE after the attention; here reductions=(1,) is as the "
         'equation, with a 1 x 1 merging convolution. Sizes are padded to multiples of the rates, where the code takes '

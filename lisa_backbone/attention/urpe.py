@@ -38,6 +38,7 @@ class URPE(nn.Module):
         'arXiv 2205.13401',
         equation='y_i = sum_j softmax_j(q_i . k_j / sqrt(d) + b_{j-i}) (1 + c_{j-i}) v_j',
         cost='N^2',
+        inflates=True,
         left_out='The Toeplitz matrix of the paper has an entry for each offset of a fixed length; here it is a '
         'function of the offset on a grid of any size.',
     )

@@ -46,6 +46,7 @@ class WindowAttention(nn.Module):
         'arXiv 2103.14030',
         equation='y_i = sum_{j in window of i} softmax_j(q_i . k_j / sqrt(d) + b_{j-i}) v_j',
         cost='N',
+        inflates=True,
         left_out='The alternation of plain and shifted windows from block to block, since the operator does not know '
         'its block: shift is one option for all. Padded positions are masked, which Swin lets in. A video is taken '
         'frame by frame, not in the 3-D windows of Video Swin, since the core is that of timm.',

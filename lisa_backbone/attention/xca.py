@@ -41,6 +41,7 @@ class XCA(nn.Module):
         'timm',
         equation='Y = softmax(tau Q^ K^^T) V, d x d in every head, rows of Q^ and K^ of unit length over the tokens',
         cost='N',
+        inflates=True,
         left_out='The local patch interaction (two depthwise convolutions after each XCA in XCiT), which is a layer '
         'of its own.',
         symmetry='permutation',

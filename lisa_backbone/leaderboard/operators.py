@@ -40,6 +40,9 @@ makes it a row, and the contract tests in `tests/test_attention.py` run over all
   no tensor of N x N elements, forward or backward.
 - **Grids**: images have two axes and videos three (T, H, W), attended to jointly. An operator without three says so
   when it is given a video.
+- **Inflates**: on a clip of identical frames a model with the weights of an image model gives the maps of the image, to
+  rounding. Where it does not say so, the operator sees how long the clip is: a sequence of all frames (Retention,
+  Fibottention), sums that grow with the number of tokens (SOFT, TSSA), or weights of distances in time.
 - **Parameters and MACs** are those of the LiSA backbone of size pico with this operator, at {size} x {size}; a width
   of the backbone (`arch=dict(embed_dims=...)`) matches either. MACs are counted from the operations that run.
 - Every operator is tested against a slow form written from its equation, in values and all gradients, in float64, on
@@ -50,14 +53,17 @@ makes it a row, and the contract tests in `tests/test_attention.py` run over all
 
 def operators_page() -> str:
     """The page as Markdown."""
-    lines = ['| operator | cost | grids | parameters, M | MACs, G | symmetry |', '|---|---|---|---:|---:|---|']
+    lines = [
+        '| operator | cost | grids | inflates | parameters, M | MACs, G | symmetry |',
+        '|---|---|---|---|---:|---:|---|',
+    ]
     for name in sorted(ATTENTION):
         about = ATTENTION[name].about
         parameters, macs = _costs(name)
-        axes = ', '.join(map(str, about.axes))
+        axes, inflates = ', '.join(map(str, about.axes)), 'yes' if about.inflates else ''
         lines.append(
-            f'| [{name}](#{name.lower()}) | {about.cost} | {axes} | {parameters / 1e6:.3f} | {macs / 1e9:.3f} | '
-            f'{about.symmetry} |'
+            f'| [{name}](#{name.lower()}) | {about.cost} | {axes} | {inflates} | {parameters / 1e6:.3f} | '
+            f'{macs / 1e9:.3f} | {about.symmetry} |'
         )
     text = _HEAD.format(size=_SIZE) + '\n'.join(lines) + '\n'
     for name in sorted(ATTENTION):
