@@ -76,7 +76,7 @@ def test_digest_is_of_the_content(tmp_path):
         ('model.test_cfg.rcnn.scor_thr', "did you mean 'score_thr'"),
         ('train_dataloader.dataset.pipeline.9.type', 'a list of 5'),
         ('load_from.x', 'load_from is None in the config'),
-        ('max_epochs', r'changes nothing; set train_cfg\.max_epochs instead'),
+        ('max_epochs', "nothing reads 'max_epochs'"),
         ('train_pipeline', 'changes nothing; set train_dataloader.dataset.pipeline'),
     ],
 )
@@ -84,6 +84,12 @@ def test_override_without_effect_is_refused(key, said):
     with pytest.raises(UserError, match=said) as error:
         load_config(MINI, {key: 1})
     assert key in str(error.value)
+
+
+def test_override_of_a_variable_names_what_it_went_into():
+    config = CONFIGS.parent / 'action' / 'lisa-t_8xb8-amp-8x8x1-30e_kinetics400-rgb.py'
+    with pytest.raises(UserError, match=r'changes nothing; set train_cfg\.max_epochs instead'):
+        load_config(config, {'max_epochs': 1})
 
 
 def test_data_root_is_replaced_wherever_it_is_used():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from .precision import without_autocast
 from .registry import About, check_heads, check_tokens, register_attention
 
 
@@ -128,9 +129,11 @@ class PaleAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Map tokens (B, L, C) on ``grid`` (2 sizes, product L) to tokens (B, L, C)."""
-        rows, columns = self._halves(x, grid)
-        y = torch.cat([self.rows(rows), self.columns(columns).transpose(1, 2)], dim=-1)
-        return self.proj(y.flatten(1, 2))
+        # In the precision of the parameters: in float16 the gradients of the weights overflow for large inputs.
+        with without_autocast(x):
+            rows, columns = self._halves(x.to(self.proj.weight.dtype), grid)
+            y = torch.cat([self.rows(rows), self.columns(columns).transpose(1, 2)], dim=-1)
+            return self.proj(y.flatten(1, 2)).to(x.dtype)
 
     def kernel(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The weights in every head, rows first, (B, heads, N, N), of values that are convolved; rows sum to one."""
