@@ -23,7 +23,7 @@ Generated from the registry by `python tools/leaderboard.py lint --mend`, and ch
 Each is one file in `lisa_backbone/attention/` and one line in a config:
 
 ```python
-model = dict(backbone=dict(attention=dict(type='GlobalFilter')))   # or a list of four, one for each stage
+model = dict(backbone=dict(attention=dict(type='GlobalFilter')))  # or a list of four, one for each stage
 ```
 
 Stem, norms, feed-forward network, layer scale and recipe are the same for all. What a paper adds around its operator
