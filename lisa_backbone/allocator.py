@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Make glibc keep freed memory, in place of giving large blocks back to the system at once.
 
     Each step allocates the same large tensors anew. By default glibc maps each of them from the system and unmaps it,
-    and the system fills its pages with zeros every time: of the time of a step with softmax attention on a processor
-    that takes a quarter. The values do not change; memory stays at its peak. GPUs are not concerned.
+    and the system fills its pages with zeros every time, which takes a good part of a step with softmax attention on a
+    processor. The values do not change; memory stays at its peak. GPUs are not concerned.
 
     Returns:
         Whether it was done; there is nothing to do without glibc.

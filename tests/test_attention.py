@@ -178,7 +178,19 @@ def test_a_clip_of_identical_frames_is_treated_like_the_image(form):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Softmax attention
+# Softmax attention, and none
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_no_mixing_is_its_definition(grid):
+    def oracle(module, x, grid):
+        rows = []
+        for token in x.flatten(0, 1):
+            value = module.value.weight @ token + module.value.bias
+            rows.append(module.proj.weight @ value + module.proj.bias)
+        return torch.stack(rows).reshape(x.shape)
+
+    assert_equals_oracle(spread_parameters(build_attention('NoMixing', 12, 3).double()), oracle, grid)
 
 
 @pytest.mark.parametrize('large', [1, 10**9], ids=['by sample', 'by torch'])

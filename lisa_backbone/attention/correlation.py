@@ -17,8 +17,8 @@ from torch import Tensor
 
 FORMS = ('dense', 'padded', 'circular')
 
-# Up to so many grid positions a product with the matrix is faster than FFTs, on a processor by 1.8 (8 x 8) to 6 times
-# (4 x 2 x 2), and its MACs are few beside those of the layers around it.
+# Up to so many grid positions a product with the matrix is faster than FFTs on a processor, and its MACs are few beside
+# those of the layers around it.
 MATRIX_LIMIT = 64
 
 
