@@ -6,13 +6,13 @@ run on it; what it shows means nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 RESULTS_FILE = 'results.jsonl'
+PACKAGE = Path(__file__).parent
 TRAIN, VAL = 8, 4  # items of a stand-in: as many as a rehearsal looks at
 
 
@@ -53,7 +54,7 @@ class Rehearsal:
         peak_memory_gib: Peak memory: of the process, or of the GPU where one was used.
         sentence: What went wrong; empty if it passed.
         digest: Digest of the config.
-        version: Version of this package.
+        code: Digest of the code: this package and the training script.
         scale: Factor on the sizes of the images.
         data: ``'stand-in'`` or ``'real'``.
         finished: Date and time.
@@ -66,14 +67,14 @@ class Rehearsal:
     peak_memory_gib: float | None
     sentence: str
     digest: str
-    version: str
+    code: str
     scale: float
     data: str
     finished: str
 
     def same_job(self, other: Rehearsal) -> bool:
-        """Whether ``other`` rehearsed the same config in the same way."""
-        keys = ('config', 'digest', 'version', 'scale', 'data')
+        """Whether ``other`` rehearsed the same config with the same code in the same way."""
+        keys = ('config', 'digest', 'code', 'scale', 'data')
         return all(getattr(self, key) == getattr(other, key) for key in keys)
 
 
@@ -135,7 +136,7 @@ def rehearse_all(
 ) -> list[Rehearsal]:
     """Rehearse configs, and write each result to ``out`` as it comes.
 
-    What passed in the same way before, by the results in ``out``, is not rehearsed again.
+    What passed with the same code in the same way before, by the results in ``out``, is not rehearsed again.
 
     Args:
         configs: Config files.
@@ -158,9 +159,9 @@ def rehearse_all(
         raise UserError(f'--jobs {jobs} is not positive; give the number of configs to rehearse at a time')
     check_scale(scale)
     read = {path: _read(path) for path in tqdm(configs, desc='reading configs', unit='config', leave=False)}
-    version, data = metadata.version('lisa-backbone'), 'real' if real else 'stand-in'
+    code, data = _code_digest(train), 'real' if real else 'stand-in'
     wanted = {
-        path: Rehearsal(_name(path, root), False, 0.0, None, None, '', digest, version, scale, data, '')
+        path: Rehearsal(_name(path, root), False, 0.0, None, None, '', digest, code, scale, data, '')
         for path, (digest, _) in read.items()
     }
     results = {}
@@ -227,6 +228,14 @@ def _read(path: Path) -> tuple[str, str]:
     except UserError:
         return '', ''
     return config_digest(cfg), str(cfg.get('data_root') or '')
+
+
+def _code_digest(train: Path) -> str:
+    """Digest of this package's files, with their names, and of the training script."""
+    digest = hashlib.sha256(train.read_bytes())
+    for path in sorted(path for path in PACKAGE.rglob('*') if path.is_file() and '__pycache__' not in path.parts):
+        digest.update(f'\0{path.relative_to(PACKAGE).as_posix()}\0'.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _name(path: Path, root: Path) -> str:

@@ -584,7 +584,7 @@ def test_test_runs_lint_and_tests_and_ends_with_pytest(tmp_path, monkeypatch, ca
 def test_test_rehearses_some_configs_and_checks_what_is_published(tmp_path, monkeypatch, capfd, rehearsed, published):
     env, _, calls = fake_env(tmp_path, monkeypatch, rehearsed=rehearsed, published=published)
     assert bootstrap.test(env, []) == max(rehearsed, published)
-    assert calls()[2:4] == ['tools/rehearse.py --sample 2', 'tools/leaderboard.py lint']
+    assert calls()[2:4] == ['tools/rehearse.py --sample 2 --again', 'tools/leaderboard.py lint']
     assert capfd.readouterr().out.splitlines()[-1] == '== 3 passed =='
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -183,7 +184,7 @@ def test_real_data_stay_where_the_config_has_them(place):
     assert not any('data_root' in call for call in calls(folder))
 
 
-def test_what_passed_is_passed_over_until_something_differs(place, capsys, monkeypatch):
+def test_what_passed_is_passed_over_until_something_differs(place, capsys):
     folder, _ = place
     first = rehearse_in(folder)
     assert len(calls(folder)) == 2
@@ -197,9 +198,31 @@ def test_what_passed_is_passed_over_until_something_differs(place, capsys, monke
     assert len(calls(folder)) == 2
     rehearse_in(folder, again=True)
     assert len(calls(folder)) == 2
-    monkeypatch.setattr(rehearsals.metadata, 'version', lambda name: '99')
+    with (folder / 'train.py').open('a') as file:
+        file.write('# another script\n')
     rehearse_in(folder)
     assert len(calls(folder)) == 2
+
+
+def test_what_passed_is_rehearsed_again_after_any_change_of_the_code(place, monkeypatch):
+    folder, _ = place
+    shutil.copytree(rehearsals.PACKAGE, folder / 'package')
+    monkeypatch.setattr(rehearsals, 'PACKAGE', folder / 'package')
+    for change in (
+        lambda package: (package / 'attention' / 'lisa.py').write_text('# a change\n'),
+        lambda package: (package / 'attention' / 'lisa.py').rename(package / 'attention' / 'lisa2.py'),
+        lambda package: (package / 'new.py').touch(),
+    ):
+        rehearse_in(folder)
+        calls(folder)
+        rehearse_in(folder)
+        assert calls(folder) == []
+        change(folder / 'package')
+        (folder / 'package' / '__pycache__').mkdir(exist_ok=True)
+        assert len(rehearse_in(folder)) == len(calls(folder)) == 2
+        (folder / 'package' / '__pycache__' / 'new.pyc').touch()  # what an import leaves is no change
+        rehearse_in(folder)
+        assert calls(folder) == []
 
 
 def test_failure_is_told_kept_and_tried_again(place):
@@ -228,7 +251,7 @@ def test_options_that_cannot_be_used(place):
 
 
 def test_results_that_were_cut_short_are_passed_over(tmp_path):
-    result = Rehearsal('a.py', True, 1.0, 5, 0.1, '', 'd', '0.1.0', 0.25, 'stand-in', 'now')
+    result = Rehearsal('a.py', True, 1.0, 5, 0.1, '', 'd', 'c', 0.25, 'stand-in', 'now')
     path = tmp_path / 'results.jsonl'
     rehearsals._append(path, result)
     with path.open('a') as file:
