@@ -22,6 +22,7 @@ from torch import nn
 
 from lisa_backbone.attention import (
     ATTENTION,
+    URPE,
     LiSAttention,
     PatternCodeAttention,
     build_attention,
@@ -37,7 +38,7 @@ from lisa_backbone.attention.correlation import (
     offset_matrix,
 )
 from lisa_backbone.attention.lisa import FEATURE_MAPS
-from lisa_backbone.attention.rpe import RPES
+from lisa_backbone.attention.rpe import RPES, SpectrumRPE, TableRPE
 from lisa_backbone.errors import UserError
 
 FFT_OPERATORS = [LiSAttention, PatternCodeAttention]
@@ -175,6 +176,64 @@ def test_a_clip_of_identical_frames_is_treated_like_the_image(form):
     x = tokens((4, 5))
     clip = x.repeat(1, 3, 1)
     assert relative_error(module(clip, (3, 4, 5)), module(x, (4, 5)).repeat(1, 3, 1)) < RELATIVE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# RPEs
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+def test_table_is_the_sum_of_an_entry_of_space_and_one_of_time(wrap):
+    """Beyond the radius the border goes on; the entries of time are those of -2, -1, 1 and 2 frames."""
+    rpe, grid = spread_parameters(TableRPE(2, radius=1, frames=2).double()), (7, 4, 3)
+    values = rpe(grid, wrap)
+    axes = [axis_offsets(n, wrap).tolist() for n in grid]
+    assert values.shape == (2, *map(len, axes))
+    for place in itertools.product(*(range(len(axis)) for axis in axes)):
+        t, h, w = (axis[i] for axis, i in zip(axes, place, strict=True))
+        expected = rpe.table[:, max(min(h, 1), -1) + 1, max(min(w, 1), -1) + 1]
+        if t:
+            expected = expected + rpe.time[:, {-2: 0, -1: 1, 1: 2, 2: 3}[max(min(t, 2), -2)]]
+        assert torch.equal(values[(slice(None), *place)], expected)
+    assert torch.equal(rpe(grid[1:], wrap), values[:, 0])
+    assert torch.equal(rpe(grid[2:], wrap), values[:, 0, 0])
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+def test_spectrum_is_the_sum_of_a_series_of_space_and_one_of_time(wrap):
+    rpe, grid = spread_parameters(SpectrumRPE(2, num_frequencies=2).double()), (5, 4, 3)
+    values = rpe(grid, wrap)
+    axes = [axis_offsets(n, wrap).tolist() for n in grid]
+    for place in itertools.product(*(range(len(axis)) for axis in axes)):
+        bases = []
+        for axis, i in zip(axes, place, strict=True):
+            phase = 2 * math.pi * axis[i] / len(axis)
+            bases.append([1, *(math.cos(k * phase) for k in (1, 2)), *(math.sin(k * phase) for k in (1, 2))])
+        times, rows, columns = (torch.tensor(basis, dtype=torch.float64) for basis in bases)
+        cosines = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)  # so that it is zero at offset 0
+        expected = rpe.time @ (times[1:] - cosines) + torch.einsum('ruv,u,v->r', rpe.coefficients, rows, columns)
+        torch.testing.assert_close(values[(slice(None), *place)], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rpe(grid[1:], wrap), values[:, 0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('rpe', RPES)
+@pytest.mark.parametrize('operator', [*FFT_OPERATORS, URPE])
+def test_training_on_images_leaves_the_weights_of_time_at_zero(operator, rpe):
+    """Exactly, with a gradient for every parameter: from a rounding error Adam would make a step of full size."""
+    module = operator(12, 3, **{'factor' if operator is URPE else 'rpe': rpe})
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(tokens((4, 5), dtype=torch.float32), (4, 5)).square().sum().backward()
+        assert all(p.grad is not None for p in module.parameters())
+        optimizer.step()
+    learned = module.rpe_factor if operator is URPE else module.rpe
+    time = learned.hidden.weight[:, 0] if rpe == 'continuous' else learned.time
+    assert time.numel()
+    assert not time.any()
+    still = tokens((4, 5), dtype=torch.float32).repeat(1, 3, 1)
+    expected = module(still[:, :20], (4, 5)).repeat(1, 3, 1)
+    assert relative_error(module(still, (3, 4, 5)), expected) < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------------------------

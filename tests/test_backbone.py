@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from lisa_backbone.attention import ATTENTION
-from lisa_backbone.attention.rpe import RPES, ContinuousRPE
+from lisa_backbone.attention.rpe import RPES, ContinuousRPE, SpectrumRPE, TableRPE
 from lisa_backbone.backbone import DropPath, LiSA
 from lisa_backbone.checkpoints import check_pretrained
 from lisa_backbone.complexity import count_macs, count_parameters
@@ -44,6 +44,8 @@ def give_weight_to_time(model):
     for module in model.modules():
         if isinstance(module, ContinuousRPE):
             nn.init.normal_(module.hidden.weight[:, 0], std=0.5)
+        elif isinstance(module, TableRPE | SpectrumRPE):
+            nn.init.normal_(module.time, std=0.5)
     return model
 
 
@@ -227,10 +229,16 @@ def test_video_tokens_attend_to_other_frames():
     assert (after - before)[:, :, 0].abs().max() > 1e-4
 
 
-def test_order_of_frames_matters_once_time_has_weight():
+@pytest.mark.parametrize(
+    'attention',
+    [*(dict(type=name, rpe=rpe) for name in ('LiSAttention', 'SelfAttention') for rpe in RPES), 'LadderAttention'],
+    ids=str,
+)
+def test_order_of_frames_matters_once_time_has_weight(attention):
     """The mean over time of the features tells a clip from its reverse, which no model of single frames does."""
     x = clip(4, 32, 32)
-    fresh, trained = build(SMALL).eval(), give_weight_to_time(build(SMALL)).eval()
+    fresh, trained = (build(SMALL, attention=attention).eval() for _ in range(2))
+    give_weight_to_time(trained)
     means = [[model(v)[3].mean(2) for v in (x, x.flip(2))] for model in (fresh, trained)]
     torch.testing.assert_close(*means[0], rtol=1e-4, atol=1e-5)
     assert (means[1][0] - means[1][1]).abs().max() > 1e-3

@@ -39,11 +39,16 @@ def by_definition(module, x, grid):
         shifts = [(0, w // 2, -(w // 2))[t % 3] for w in windows]
         places = [tuple(window_of(*z) for z in zip(p, sizes, windows, shifts, strict=True)) for p in positions]
         rows = []
-        for a, (_, i, j) in enumerate(positions):
+        for a, (f, i, j) in enumerate(positions):
             near = [b for b in range(len(positions)) if places[b] == places[a]]
             bias = torch.stack(
                 [branch.rpe.table[:, positions[b][1] - i + m - 1, positions[b][2] - j + m - 1] for b in near]
             )
+            frames = module.window_frames - 1
+            for row, b in enumerate(near):
+                later = positions[b][0] - f
+                if later:  # the entries of -frames .. -1 come before those of 1 .. frames
+                    bias[row] = bias[row] + branch.rpe.time[:, later + frames - (later > 0)]
             query, key, value = (
                 q[:, a].unflatten(-1, (heads, d)),
                 *(z[:, near].unflatten(-1, (heads, d)) for z in (k, v)),
@@ -103,6 +108,8 @@ def test_a_branch_takes_the_output_of_the_one_before_as_its_values():
 
 def test_a_clip_of_identical_frames_is_treated_like_the_image():
     module, x = build(window_size=3, window_frames=2), tokens((5, 7))
+    for branch in module.branches:
+        torch.nn.init.zeros_(branch.rpe.time)  # as an image model keeps it
     assert relative_error(module(x.repeat(1, 5, 1), (5, 5, 7)), module(x, (5, 7)).repeat(1, 5, 1)) < RELATIVE
 
 

@@ -22,16 +22,17 @@ class LadderBranch(nn.Module):
     Args:
         dim: Number of channels of the part.
         num_heads: Number of heads.
-        radius: Largest offset within a window.
+        radius: Largest offset in space within a window.
+        frames: Largest offset in time within a window.
         has_value: Whether the branch makes its values itself; if not, they are given.
         qkv_bias: Whether query, key and value have a bias.
     """
 
-    def __init__(self, dim: int, num_heads: int, radius: int, has_value: bool, qkv_bias: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, radius: int, frames: int, has_value: bool, qkv_bias: bool) -> None:
         super().__init__()
         self.num_heads, self.dim = num_heads, dim
         self.qkv = nn.Linear(dim, (3 if has_value else 2) * dim, bias=qkv_bias)
-        self.rpe = TableRPE(num_heads, radius)
+        self.rpe = TableRPE(num_heads, radius, frames)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, value: Tensor | None, window: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
@@ -73,8 +74,8 @@ class LadderAttention(nn.Module):
     Windows start at 0 in the first branch, are moved by half a window forward in the second and backward in the third,
     and so on in turn. An axis shorter than the window is one window; grids are padded to multiples of it, and what
     is padded is masked. A 1-D grid is one row; on a video windows are 3-D, of up to ``window_frames`` frames, and the
-    bias does not depend on time. Channels that the branches and their heads do not divide are padded with zeros. All
-    runs in the precision of the parameters, inside autocast too.
+    bias is the sum of a table of space and one of time, which starts at zero. Channels that the branches and their
+    heads do not divide are padded with zeros. All runs in the precision of the parameters, inside autocast too.
 
     Args:
         dim: Number of channels.
@@ -122,7 +123,8 @@ class LadderAttention(nn.Module):
         self.window_size, self.window_frames = window_size, window_frames
         width = num_heads * -(-dim // (num_branches * num_heads))
         self.branches = nn.ModuleList(
-            LadderBranch(width, num_heads, window_size - 1, t == 0, qkv_bias) for t in range(num_branches)
+            LadderBranch(width, num_heads, window_size - 1, window_frames - 1, t == 0, qkv_bias)
+            for t in range(num_branches)
         )
         total = num_branches * width
         self.weigh = nn.Sequential(nn.Linear(total, total // 2), nn.ReLU(), nn.Linear(total // 2, total), nn.Sigmoid())

@@ -64,36 +64,40 @@ class ContinuousRPE(nn.Module):
 
 
 class TableRPE(nn.Module):
-    """A learned table over the offsets of the last two axes, cut on small grids and extended by its border on large.
+    """A learned table over the offsets of the last two axes plus one over those of time, extended by their borders.
 
-    The relative position bias of Swin Transformer (Liu et al., 2021) with ``radius`` in place of the window size. An
-    offset in time does not change the value.
+    The relative position bias of Swin Transformer (Liu et al., 2021) with ``radius`` in place of the window size: cut
+    on small grids, extended on large. The table of time has no entry for offset 0, whose value is zero, and starts at
+    zero: an image model does not train it, and a video model starts out ignoring time.
 
     Args:
         num_rpes: Number of functions.
-        radius: Largest offset with an entry of its own.
+        radius: Largest offset in space with an entry of its own.
+        frames: Largest offset in time with an entry of its own.
     """
 
-    def __init__(self, num_rpes: int, radius: int = 7) -> None:
+    def __init__(self, num_rpes: int, radius: int = 7, frames: int = 7) -> None:
         super().__init__()
-        self.radius = radius
+        self.radius, self.frames = radius, frames
         self.table = nn.Parameter(0.02 * torch.randn(num_rpes, 2 * radius + 1, 2 * radius + 1))
+        self.time = nn.Parameter(torch.zeros(num_rpes, 2 * frames))
 
     def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
         """Values at the offsets of ``grid``, (num_rpes, *periods)."""
-        index = [
-            axis_offsets(n, wrap, self.table.device).clamp(-self.radius, self.radius) + self.radius
-            for n in ((1, 1, *grid)[-2:])
-        ]
-        values = self.table[:, index[0]][:, :, index[1]]
-        return _over_leading_axes(values, grid, wrap)
+        times, rows, columns = (axis_offsets(n, wrap, self.table.device) for n in (1, 1, *grid)[-3:])
+        rows, columns = (o.clamp(-self.radius, self.radius) + self.radius for o in (rows, columns))
+        space = self.table[:, rows][:, :, columns]
+        past, future = self.time.split(self.frames, dim=1)
+        time = torch.cat([past, past.new_zeros(len(past), 1), future], dim=1)
+        return _of_space_and_time(space, time[:, times.clamp(-self.frames, self.frames) + self.frames], grid)
 
 
 class SpectrumRPE(nn.Module):
-    """A truncated Fourier series over the period of the last two axes; it stretches with the grid.
+    """A truncated Fourier series over the period of the last two axes plus one over time; they stretch with the grid.
 
     The parametrisation of global filters (GFNet, Rao et al., 2021) cut to the lowest frequencies, so that it does not
-    depend on one input size. An offset in time does not change the value.
+    depend on one input size. The series of time is zero at offset 0 and starts at zero: an image model does not train
+    it, and a video model starts out ignoring time.
 
     Args:
         num_rpes: Number of functions.
@@ -105,14 +109,16 @@ class SpectrumRPE(nn.Module):
         self.num_frequencies = num_frequencies
         size = 2 * num_frequencies + 1
         self.coefficients = nn.Parameter(0.1 * torch.randn(num_rpes, size, size))
+        self.time = nn.Parameter(torch.zeros(num_rpes, 2 * num_frequencies))
 
     def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
         """Values at the offsets of ``grid``, (num_rpes, *periods)."""
-        rows, columns = (self._basis(n, wrap) for n in ((1, 1, *grid)[-2:]))
-        values = torch.einsum('ruv,au,bv->rab', self.coefficients, rows, columns)
-        return _over_leading_axes(values, grid, wrap)
+        times, rows, columns = (self._basis(n, wrap) for n in (1, 1, *grid)[-3:])
+        space = torch.einsum('ruv,au,bv->rab', self.coefficients, rows, columns)
+        return _of_space_and_time(space, self.time @ (times - times[:1])[:, 1:].T, grid)
 
     def _basis(self, n: int, wrap: bool) -> Tensor:
+        """Constant, cosines and sines at the offsets of an axis, that of offset 0 first: (period, functions)."""
         offsets = axis_offsets(n, wrap, self.coefficients.device).to(self.coefficients.dtype)
         phase = 2 * math.pi / len(offsets) * offsets[:, None]
         frequency = torch.arange(1, self.num_frequencies + 1, device=offsets.device, dtype=offsets.dtype)
@@ -134,11 +140,11 @@ def build_rpe(cfg: str | dict, num_rpes: int) -> nn.Module:
     return RPES[name](num_rpes, **options)
 
 
-def _over_leading_axes(values: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
-    """Bring (num_rpes, periods of H, periods of W) to the axes of ``grid``."""
-    if len(grid) == 1:
-        return values[:, 0]
-    for n in reversed(grid[:-2]):
-        period = n if wrap else 2 * n - 1
-        values = values.unsqueeze(1).expand(-1, period, *values.shape[1:])
-    return values
+def _of_space_and_time(space: Tensor, time: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Sum of (num_rpes, periods of H, periods of W) and (num_rpes, periods of T), on the axes of ``grid``.
+
+    The one offset in time of an image adds zero: its parameters then get a gradient, which distributed training asks
+    for, and it is zero.
+    """
+    values = space.unsqueeze(1) + time[:, :, None, None]
+    return values[(slice(None), *[0] * (3 - len(grid)))]
