@@ -422,6 +422,29 @@ def test_symmetry(name, grid):
     assert relative_error(module(x[:, order], grid), module(x, grid)[:, order]) < RELATIVE
 
 
+@pytest.mark.parametrize('name', [name for name in ATTENTION if takes(name, (1, 1, 1))])
+def test_a_clip_of_one_frame_is_the_image(name):
+    module, x = spread_parameters(build_attention(name, 12, 3).double()), tokens((5, 8))
+    expected = module(x, (5, 8))
+    assert expected.abs().max() > 1e-3
+    assert relative_error(module(x, (1, 5, 8)), expected) < RELATIVE
+
+
+@pytest.mark.parametrize('name', [name for name in ATTENTION if takes(name, (1, 1, 1))])
+def test_a_still_clip_gets_what_the_operator_says(name):
+    """With the weights of time as an image model has them: what it claims holds, what it does not claim does not."""
+    about = ATTENTION[name].about
+    assert bool(about.not_inflated) == (not about.inflates)
+    assert not (about.frames_alike and about.inflates)
+    torch.manual_seed(0)
+    module, x = build_attention(name, 12, 3).double(), tokens((5, 8))
+    for frames in (3, 6):
+        y = module(x.repeat(1, frames, 1), (frames, 5, 8)).unflatten(1, (frames, 40))
+        errors = [relative_error(y, expected.expand_as(y)) for expected in (y[:, :1], module(x, (5, 8)).unsqueeze(1))]
+        for error, claimed in zip(errors, (about.frames_alike or about.inflates, about.inflates), strict=True):
+            assert error < RELATIVE if claimed else error > 1e-4
+
+
 @pytest.mark.parametrize('name', ATTENTION)
 def test_state_dict_round_trip(name):
     x = tokens((5, 6), dtype=torch.float32)

@@ -105,3 +105,11 @@ def test_macs(grid, sizes, encoding):
 def test_an_unknown_encoding_is_refused():
     with pytest.raises(UserError, match='quadratic'):
         build_attention(dict(type='PoSGU', encoding='cubic'), 12, 3)
+
+
+def test_the_learned_encoding_inflates():
+    """Other frames are outside its window, so that each frame of any clip gets what it gets as an image."""
+    module = spread_parameters(PoSGU(12, 3, encoding='learned').double())
+    clip = tokens((3, 4, 5)).unflatten(1, (3, 20))
+    expected = torch.stack([module(frame, (4, 5)) for frame in clip.unbind(1)], dim=1)
+    assert relative_error(module(clip.flatten(1, 2), (3, 4, 5)).unflatten(1, (3, 20)), expected) < 1e-10

@@ -43,6 +43,8 @@ class AFNO(nn.Module):
         equation='y = x + F^-1(S(W2 relu(W1 F(x) + b1) + b2)), S the soft shrinkage, W block-diagonal, shared by all '
         'frequencies',
         cost='N log N',
+        not_inflated='The network is not linear: its biases answer at the frequencies of time too, which are zero '
+        'on such a clip.',
         left_out='The initial weights grow as blocks get narrower, where the paper has a constant 0.02 (equal at '
         'blocks of 96 channels): at that size soft shrinkage would silence narrow blocks for good. A fraction of '
         'frequencies is kept by their absolute value, the same to either side of zero.',

@@ -93,6 +93,7 @@ class Fibottention(nn.Module):
         equation='y_i = sum_j softmax_j(q_i . k_j / sqrt(d)) v_j over j with |i - j| in the Fibonacci sequence of the '
         'head, cut at its window',
         cost='N log N',
+        not_inflated='The tokens of all frames are one sequence, whose distances and windows depend on its length.',
         left_out="The class token, which sees and is seen by all, since there is none. The shuffling of the heads' "
         'sequences by depth, which only renames heads that are trained from scratch. Of the windows that the paper '
         'tried, w_min = 5 and w_max = N // 3 of the authors\' code are the defaults. form="sparse" is a softmax over '

@@ -54,6 +54,8 @@ class PoSGU(nn.Module):
         equation='y_i = (sum_j M_ij norm(u_j) + beta) v_i, elementwise, (u, v) = gelu(W x), M_ij = softmax_j of '
         '-(o - c) . S (o - c) / 2, o = j - i',
         cost='N log N',
+        not_inflated='The quadratic encoding ties time to space from the start, since S is not diagonal, and a frame '
+        'at either end has neighbours on one side alone. (The learned one inflates: other frames weigh nothing.)',
         left_out='Windows of tokens: the quadratic encoding mixes the whole grid. beta is one number for each group, '
         'not for each position. W gives twice the channels, not four times, since the backbone has an MLP of its own. '
         'u is normalised as in the gating unit of gMLP, lest half precision overflow. Weights have a floor.',

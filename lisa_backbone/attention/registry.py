@@ -32,7 +32,10 @@ class About:
         left_out: What of the paper it lacks or does otherwise, and why; empty for nothing.
         axes: Numbers of grid axes it takes: 3 for videos, 2 for images, 1 for sequences.
         inflates: Whether on a clip of identical frames every frame gets what the image gets, so that the weights of an
-            image model make the same maps of it.
+            image model make the same maps of it. On a clip of one frame every operator that takes videos does so.
+        frames_alike: Whether on such a clip all frames get the same; to be said where it does not inflate, else they
+            do anyway.
+        not_inflated: Why it does not inflate, of an operator that takes videos.
         symmetry: ``'permutation'`` if a permutation of the tokens permutes the outputs alike, ``'cyclic shift'`` if
             a shift of the grid that wraps around does; of the operator with its default options.
     """
@@ -43,6 +46,8 @@ class About:
     left_out: str = ''
     axes: tuple[int, ...] = (1, 2, 3)
     inflates: bool = False
+    frames_alike: bool = False
+    not_inflated: str = ''
     symmetry: str = ''
 
     def __post_init__(self) -> None:
@@ -133,6 +138,11 @@ def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int, axes: tuple[int, ..
         raise UserError(
             f'tokens of shape {tuple(x.shape)} do not fit (B, {prod(grid)}, {dim}), as grid={tuple(grid)} asks'
         )
+
+
+def without_single_frame(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid, and of a clip of one frame that of the image, for operators that depend on the number of axes."""
+    return grid[1:] if len(grid) == 3 and grid[0] == 1 else grid
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:

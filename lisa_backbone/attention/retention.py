@@ -51,6 +51,8 @@ class Retention(nn.Module):
         'Backbones", 2023, arXiv 2310.19731',
         equation='o_n = sum_{m <= n} gamma^(n - m) (q_n . k_m) v_m / sqrt(d), y = proj(gelu(norm(o)))',
         cost='N',
+        not_inflated='The tokens of all frames are one sequence, and a token sees those before it: later frames '
+        'see more.',
         left_out='The class token at the end of the sequence and the two-dimensional form of a later version. Norm and '
         'activation after the sum follow a public re-implementation. The decays are those of code published without '
         'names as that of the authors, which has neither norm nor activation there and, in training, a softmax.',

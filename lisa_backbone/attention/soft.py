@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from .precision import at_least_float32, without_autocast
-from .registry import About, check_heads, check_tokens, register_attention
+from .registry import About, check_heads, check_tokens, register_attention, without_single_frame
 
 _POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
@@ -40,7 +40,7 @@ class SOFT(nn.Module):
         dim: Number of channels.
         num_heads: Number of heads; must divide ``dim``.
         num_landmarks: Number m of landmarks, rounded to a power by the number of axes (49 is 7 x 7 on an image and
-            4 x 4 x 4 on a clip); an axis with fewer positions has as many landmarks as those.
+            4 x 4 x 4 on a clip of some frames); an axis with fewer positions has as many landmarks as those.
         num_steps: Number T of steps.
         conv_size: Size of the depthwise convolution of the values; odd, or 0 for none.
         qv_bias: Whether query and value have a bias.
@@ -55,6 +55,9 @@ class SOFT(nn.Module):
         equation='Y = P A_T P^T V + DWC(V), P_ia = exp(-|q_i - p_a|^2 / 2), A_ab = exp(-|p_a - p_b|^2 / 2), '
         'A_T the pseudo-inverse of A by T Newton-Raphson steps',
         cost='N',
+        frames_alike=True,
+        not_inflated='Its rows are not normalised, so that sums grow with the number of tokens; and there are '
+        'other landmarks on three axes than on two.',
         left_out='The landmarks come from average pooling and a linear layer, which fit any grid, and not from a '
         'convolution whose stride follows from one size of the image. Newton-Raphson starts from A / |A|_1^2, half of '
         "the paper's: from 2 A / |A|_1^2 equal landmarks, or a single one, end in zero; the norm is that of each "
@@ -115,7 +118,7 @@ class SOFT(nn.Module):
         """Queries (B, heads, L, d) and landmarks (B, heads, m, d)."""
         check_tokens(x, grid, self.dim, self.about.axes)
         q = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        q = q * q.shape[-1] ** -0.25
+        q, grid = q * q.shape[-1] ** -0.25, without_single_frame(grid)
         side = max(round(self.num_landmarks ** (1 / len(grid))), 1)
         sizes = tuple(min(n, side) for n in grid)
         with without_autocast(x):

@@ -43,6 +43,9 @@ class TSSA(nn.Module):
         equation='y_kic = -Pi_ki w_kic / (1 + m_kc), m_kc = sum_i Pi_ki w_kic^2 / sum_i Pi_ki, Pi a softmax over the '
         'heads k of tau_k sum_c w_kic^2 / sum_j w_kjc^2',
         cost='N',
+        frames_alike=True,
+        not_inflated='Memberships follow the share of a token in the sum over all tokens, which falls as these '
+        'grow in number.',
         left_out="Nothing of the operator as in the authors' code for vision. With a single head all memberships are "
         'one, and tau has no effect.',
         symmetry='permutation',

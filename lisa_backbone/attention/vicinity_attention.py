@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from .precision import at_least_float32, without_autocast
-from .registry import About, check_heads, check_tokens, register_attention
+from .registry import About, check_heads, check_tokens, register_attention, without_single_frame
 
 EPS = 1e-4
 
@@ -49,9 +49,11 @@ class VicinityAttention(nn.Module):
         equation='o_i = sum_j K_ij v_j / sum_j K_ij, K_ij = ReLU(q_i) . ReLU(k_j) sum_a cos(pi |i_a - j_a| / (2 n_a)); '
         'y_i = (1 + g) W_o o_i, g = sigmoid(W_2 ReLU(W_1 mean_i x_i))',
         cost='N',
+        not_inflated='The third cosine falls with the distance in time, and a frame at either end has neighbours '
+        'on one side alone.',
         left_out="The clamps that the authors' code puts around sums and outputs for half precision; sums run in "
-        'float32 here. On a sequence the sum has one cosine, on a clip three, the third of the distance in time; the '
-        'paper is on images alone.',
+        'float32 here. On a sequence the sum has one cosine, on a clip of some frames three, the third of the distance '
+        'in time; the paper is on images alone.',
     )
 
     def __init__(self, dim: int, num_heads: int, reduction: int = 2, qkv_bias: bool = True) -> None:
@@ -100,6 +102,7 @@ class VicinityAttention(nn.Module):
 
 def _phases(grid: tuple[int, ...], like: Tensor) -> Tensor:
     """Cosine and sine of the position along each axis, (L, 2 axes): products are cosines of distances, summed up."""
+    grid = without_single_frame(grid)
     axes = [torch.arange(n, device=like.device, dtype=like.dtype) * (math.pi / (2 * n)) for n in grid]
     angles = torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).flatten(0, -2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -41,8 +41,8 @@ makes it a row, and the contract tests in `tests/test_attention.py` run over all
 - **Grids**: images have two axes and videos three (T, H, W), attended to jointly. An operator without three says so
   when it is given a video.
 - **Inflates**: on a clip of identical frames a model with the weights of an image model gives the maps of the image, to
-  rounding. Where it does not say so, the operator sees how long the clip is: a sequence of all frames (Retention,
-  Fibottention), sums that grow with the number of tokens (SOFT, TSSA), or weights of distances in time.
+  rounding. Where it does not, the section of the operator says why, and that all frames get the same if they do. On a
+  clip of one frame every operator of three axes gives what it gives of the image. Tests hold them to all of that.
 - **Parameters and MACs** are those of the LiSA backbone of size pico with this operator, at {size} x {size}; a width
   of the backbone (`arch=dict(embed_dims=...)`) matches either. MACs are counted from the operations that run.
 - Every operator is tested against a slow form written from its equation, in values and all gradients, in float64, on
@@ -60,7 +60,8 @@ def operators_page() -> str:
     for name in sorted(ATTENTION):
         about = ATTENTION[name].about
         parameters, macs = _costs(name)
-        axes, inflates = ', '.join(map(str, about.axes)), 'yes' if about.inflates else ''
+        axes = ', '.join(map(str, about.axes))
+        inflates = 'yes' if about.inflates else 'frames alike' if about.frames_alike else ''
         lines.append(
             f'| [{name}](#{name.lower()}) | {about.cost} | {axes} | {inflates} | {parameters / 1e6:.3f} | '
             f'{macs / 1e9:.3f} | {about.symmetry} |'
@@ -83,6 +84,9 @@ def _section(name: str, operator: type[nn.Module]) -> str:
     summary = re.sub(r'``(.+?)``', r'`\1`', inspect.getdoc(operator).split('\n\n')[0].replace('\n', ' '))
     summary = re.sub(r':\w+:`(.+?)`', r'`\1`', summary)
     lines = [f'## {name}', '', summary, '', '```', about.equation, '```', '', f'Source: {about.source}.']
+    if about.not_inflated:
+        what = 'get the same, but not what the image gets' if about.frames_alike else 'differ'
+        lines += ['', f'On a clip of identical frames: the frames {what}. {about.not_inflated}']
     if about.left_out:
         lines += ['', f'Left out or done otherwise: {about.left_out}']
     return '\n'.join(lines) + '\n'
