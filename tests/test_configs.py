@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import re
 from pathlib import Path
 
@@ -390,6 +391,42 @@ def test_comparisons_build_and_their_channels_fit(name):
     cfg = copy.deepcopy(load(name))
     null_empty_pretrained(cfg)
     check_channels(build_model(cfg.model))
+
+
+@pytest.mark.parametrize(
+    ('size', 'rows', 'columns'),
+    [((128, 200), [0], [0, 72]), ((213, 299), [0, 85], [0, 85, 170, 171]), ((96, 128), [0], [0])],
+)
+def test_segmentation_on_sliding_windows_is_the_mean_over_the_windows(size, rows, columns):
+    """Windows of 128 x 128 every 85 pixels, the last at the border: each pixel has the mean of those that cover it."""
+    torch.manual_seed(0)
+    cfg = load_config(ROOT / 'seg' / 'lisa-p_fpn_mini-ade20k-128x128.py', {'model.test_cfg.mode': 'slide'})
+    model = build_model(cfg.model, cfg.get('data_preprocessor')).eval()
+    image = torch.randn(1, 3, *size)
+    total, count = torch.zeros(1, 15, *size), torch.zeros(1, 1, *size)
+    with torch.no_grad():
+        found = model.inference(image, [dict(img_shape=size, ori_shape=size)])
+        for y, x in itertools.product(rows, columns):
+            window = (..., slice(y, y + 128), slice(x, x + 128))
+            features = model.neck(model.backbone(image[window]))
+            logits = model.decode_head(features)
+            total[window] += torch.nn.functional.interpolate(
+                logits, image[window].shape[2:], mode='bilinear', align_corners=False
+            )
+            count[window] += 1
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-5)
+
+
+def test_recognizer2d_takes_the_mean_over_frames_of_the_image_backbone():
+    torch.manual_seed(0)
+    cfg = load_config(ROOT / 'action' / 'lisa-p_1x1x1_mini-ssv2-rgb.py')
+    model = build_model(cfg.model, cfg.get('data_preprocessor')).eval()
+    clips = torch.randn(2, 4, 3, 64, 48)
+    with torch.no_grad():
+        scores, _ = model.extract_feat(clips, stage='head', test_mode=True)
+        frames = torch.stack([model.backbone(clips[:, t])[0].mean((2, 3)) for t in range(4)])
+        assert (frames[0] - frames[1]).abs().max() > 1e-2
+        torch.testing.assert_close(scores, model.cls_head.fc_cls(frames.mean(0)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', [name for name in PEERS if name.startswith('pretrain')])

@@ -147,12 +147,13 @@ def test_testing_draws_predictions_beside_truth(trained, bench):
         assert changed.mean() > 0.02  # boxes, masks and labels of the truth
 
 
-def test_testing_over_scales_gives_the_known_score_of_a_constant_model(bench):
+@pytest.mark.parametrize(('mode', 'tta'), [('whole', True), ('slide', False), ('slide', True)])
+def test_testing_over_scales_and_windows_gives_the_known_score_of_a_constant_model(bench, mode, tta):
     pytest.importorskip('mmseg')
     import numpy as np
     from PIL import Image
 
-    root, named = bench / 'ade', 3
+    root, named, work_dir = bench / 'ade', 3, f'constant-{mode}'
     make_mini_ade20k(root, MiniAde20kParams(train=1, val=3))
     config = REPO / 'configs' / 'seg' / 'lisa-p_fpn_mini-ade20k-128x128.py'
     cfg = load_config(str(config))
@@ -161,7 +162,8 @@ def test_testing_over_scales_gives_the_known_score_of_a_constant_model(bench):
     model.decode_head.conv_seg.bias.data = torch.eye(15)[named]
     torch.save({'state_dict': model.state_dict()}, bench / 'constant.pth')
     options = (f'data_root={root}/', 'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False')
-    args = (config, 'constant.pth', '--work-dir', 'constant', '--tta', '--cfg-options', *options)
+    options += (f'model.test_cfg.mode={mode}', 'model.test_cfg.crop_size=(64,96)', 'model.test_cfg.stride=(43,64)')
+    args = (config, 'constant.pth', '--work-dir', work_dir, *['--tta'] * tta, '--cfg-options', *options)
     done = call('test.py', *args, cwd=bench)
     assert done.returncode == 0, done.stderr
 
@@ -169,11 +171,11 @@ def test_testing_over_scales_gives_the_known_score_of_a_constant_model(bench):
     labels = np.concatenate([labels.ravel() for labels in maps]).astype(int) - 1  # 0 is unlabelled
     share = (labels == named).sum() / (labels >= 0).sum()
     present = len(set(labels[labels >= 0]) | {named})
-    content = json.loads((bench / 'constant' / 'metrics.json').read_text())['test_tta']
-    assert content['protocol'] == {'input': '128x128', 'mode': 'whole', 'scales': 3, 'flip': False}
+    content = json.loads((bench / work_dir / 'metrics.json').read_text())['test_tta' if tta else 'test']
+    assert content['protocol'] == {'input': '128x128', 'mode': mode, 'scales': 3 if tta else 1, 'flip': False}
     assert content['metrics']['aAcc'] == pytest.approx(100 * share, abs=0.01)  # mmseg rounds to two places
     assert content['metrics']['mIoU'] == pytest.approx(100 * share / present, abs=0.01)
-    assert (bench / 'constant' / 'predictions_tta.npz').is_file()
+    assert (bench / work_dir / ('predictions_tta.npz' if tta else 'predictions.npz')).is_file()
 
 
 def test_stopped_run_is_resumed(trained, bench):
