@@ -18,6 +18,7 @@ from lisa_backbone.data.video import encode_clip
 from lisa_backbone.errors import UserError
 
 REPO = Path(__file__).parents[1]
+HEADER = 'label,youtube_id,time_start,time_end\n'
 TRAIN = [('zumba', 'aaa', 1), ('air drumming', 'bbb', 2), ('zumba', '-c_', 417), ('yoga', 'ddd', 4)]
 
 
@@ -124,6 +125,17 @@ def test_official_counts_only_for_the_official_classes(tmp_path, clip):
     [
         (None, 'neither train.csv nor validate.csv'),
         ('label,youtube_id\nzumba,aaa\n', 'line 2'),
+        (f'{HEADER}zumba,aaa,1,11\n,bbb,2,12\n', r'line 3 of .*train\.csv has an empty label'),
+        (f'{HEADER}zumba,aaa,1,11\n" ",bbb,2,12\n', 'line 3 .* empty label'),
+        (f'{HEADER}zumba,,1,11\n', r'line 2 of .*train\.csv has an empty youtube_id'),
+        (f'{HEADER}zumba,aaa,inf,11\n', 'line 2 .* has not the columns'),
+        (f'{HEADER}zumba,aaa,nan,11\n', 'line 2 .* has not the columns'),
+        (f'{HEADER}zumba,aaa,1\n', 'line 2 .* has not the columns'),
+        ('youtube_id,time_start,time_end,label\naaa,1,11\n', 'line 2 .* has not the columns'),
+        (
+            f'{HEADER}zumba,aaa,1,11\nyoga,aaa,1,11\n',
+            r"line 3 of .*train\.csv gives the video aaa_000001_000011 the label 'yoga', and it has 'zumba' before",
+        ),
         ('label,youtube_id,time_start,time_end\n', 'names no video'),
         ('label,youtube_id,time_start,time_end\nzumba,aaa,1,11\n', 'none of the 1 videos'),
     ],
@@ -133,6 +145,13 @@ def test_unusable_kinetics(tmp_path, content, words):
         (tmp_path / 'train.csv').write_text(content)
     with pytest.raises(UserError, match=words):
         prepare_kinetics(tmp_path, show=False)
+
+
+def test_a_row_that_comes_twice_is_one_video(kinetics):
+    write_csv(kinetics / 'annotations' / 'train.csv', [*TRAIN, TRAIN[0]])
+    (report,) = prepare_kinetics(kinetics, show=False)
+    assert (report.named, report.usable) == (4, 2)
+    assert listed(kinetics, 'kinetics400_train_list_videos.txt').count('zumba/aaa_000001_000011.mp4 2') == 1
 
 
 @pytest.fixture
@@ -173,6 +192,16 @@ def test_ssv2_by_its_short_names(ssv2):
         ('labels', {'Holding something': '0'}, "'Putting something on something' of video 42326"),
         ('labels', ['Holding something'], 'does not map'),
         ('train', [{'id': '5'}], 'entry 1'),
+        ('train', [{'id': '', 'template': 'Holding [something]'}], 'entry 1 of .* has an empty id'),
+        ('train', [{'id': None, 'template': 'Holding [something]'}], 'entry 1 of .* has an empty id'),
+        (
+            'train',
+            [
+                {'id': '5', 'template': 'Holding [something]'},
+                {'id': '5', 'template': 'Putting [something] on [something]'},
+            ],
+            "entry 2 of .* gives the video 5 the label 'Putting .*', and it has 'Holding something' before",
+        ),
         ('train', [], 'names no video'),
     ],
 )

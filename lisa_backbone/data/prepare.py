@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .video_files import inspect_video
@@ -80,14 +81,6 @@ class VideoSplit:
         return '; '.join([line, *self.notes])
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A video that the annotations name: the file's name without its suffix, and the label."""
-
-    stem: str
-    label: int
-
-
 def prepare_kinetics(
     root: str | Path, *, check: str = 'decode', workers: int = _WORKERS, show: bool = True
 ) -> list[VideoSplit]:
@@ -114,16 +107,17 @@ def prepare_kinetics(
     root = _require_root(root, _KINETICS_SOURCE)
     tables = {}
     for split in _SPLITS:
-        names = [f'{prefix}{name}.csv' for name in _KINETICS_NAMES[split] for prefix in ('', 'kinetics_', 'k400_')]
-        if path := _find(root, names):
+        files = [f'{prefix}{name}.csv' for name in _KINETICS_NAMES[split] for prefix in ('', 'kinetics_', 'k400_')]
+        if path := _find(root, files):
             tables[split] = _read_csv(path)
     if not tables:
         raise UserError(f'there is neither train.csv nor validate.csv in {root}/annotations; {_KINETICS_SOURCE}')
-    labels = {name: i for i, name in enumerate(sorted({name for rows in tables.values() for name, _ in rows}))}
+    names = {name for videos in tables.values() for name in videos.values()}
+    labels = {name: i for i, name in enumerate(sorted(names))}
     reports = []
-    for split, rows in tables.items():
+    for split, videos in tables.items():
         folder = _folder(root, _KINETICS_FOLDERS[split])
-        wanted = [_Wanted(stem, labels[name]) for name, stem in rows]
+        wanted = {stem: labels[name] for stem, name in videos.items()}
         notes = []
         if len(labels) == _KINETICS_CLASSES:
             notes.append(f'the copy that mmaction2 trained on has {_KINETICS_COPY[split]:,}')
@@ -200,26 +194,37 @@ def _folder(root: Path, names: Sequence[str]) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
 
-def _read_csv(path: Path) -> list[tuple[str, str]]:
-    """Class and file name without suffix of every row."""
-    rows = []
+def _read_csv(path: Path) -> dict[str, str]:
+    """File name without suffix to class, in the order of the rows."""
+    videos: dict[str, str] = {}
     try:
         with path.open(newline='', encoding='utf-8-sig') as file:
             for number, row in enumerate(csv.DictReader(file), 2):
                 try:
                     start, end = (round(float(row[key])) for key in ('time_start', 'time_end'))
-                    name, video = row['label'], row['youtube_id']
-                except (KeyError, TypeError, ValueError):
+                    name, video = row['label'].strip().strip('"'), row['youtube_id'].strip()
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # cells that lack are None
                     raise UserError(
                         f'line {number} of {path} has not the columns label, youtube_id, time_start and time_end of '
                         'the official file; fetch it again'
                     ) from None
-                rows.append((name.strip().strip('"'), f'{video}_{start:06d}_{end:06d}'))
-    except (OSError, UnicodeDecodeError) as error:
+                if not (name and video):  # an empty class would move the numbers of all others
+                    what = 'youtube_id' if name else 'label'
+                    raise UserError(f'line {number} of {path} has an empty {what}; fetch it again or take the line out')
+                _add(videos, f'{video}_{start:06d}_{end:06d}', name, f'line {number} of {path}')
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'cannot read {path} ({error}); fetch it again') from error
-    if not rows:
+    if not videos:
         raise UserError(f'{path} names no video; fetch it again')
-    return rows
+    return videos
+
+
+def _add(videos: dict[str, Any], stem: str, label: Any, where: str) -> None:
+    """Note the label of a video; one that is named again with the same label counts once."""
+    if videos.setdefault(stem, label) != label:
+        raise UserError(
+            f'{where} gives the video {stem} the label {label!r}, and it has {videos[stem]!r} before; take one out'
+        )
 
 
 def _ssv2_parts() -> tuple[str, ...]:
@@ -244,21 +249,24 @@ def _read_labels(path: Path) -> dict[str, int]:
     return labels
 
 
-def _read_ssv2(path: Path, labels: dict[str, int], labels_file: Path) -> list[_Wanted]:
+def _read_ssv2(path: Path, labels: dict[str, int], labels_file: Path) -> dict[str, int]:
+    """File name without suffix to label, in the order of the entries."""
     entries = _read_json(path)
-    wanted = []
+    templates: dict[str, str] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
         try:
             template = entry['template'].replace('[', '').replace(']', '')
-            stem = str(entry['id'])
+            stem = '' if entry['id'] is None else str(entry['id']).strip()
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"entry {number} of {path} has not both 'id' and 'template'; fetch it again") from None
+        if not stem:
+            raise UserError(f'entry {number} of {path} has an empty id; fetch it again or take the entry out')
         if template not in labels:
             raise UserError(f'the template {template!r} of video {stem} in {path} is not in {labels_file}; mend either')
-        wanted.append(_Wanted(stem, labels[template]))
-    if not wanted:
+        _add(templates, stem, template, f'entry {number} of {path}')
+    if not templates:
         raise UserError(f'{path} names no video; fetch it again')
-    return wanted
+    return {stem: labels[template] for stem, template in templates.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,7 +288,7 @@ def _write(
     list_file: Path,
     folder: Path,
     classes: int,
-    wanted: list[_Wanted],
+    wanted: dict[str, int],
     notes: list[str],
     check: str,
     workers: int,
@@ -288,8 +296,8 @@ def _write(
 ) -> VideoSplit:
     """Look for the videos of a split and at them, and write its three lists."""
     index = _index(folder)
-    present = [(index[one.stem], one.label) for one in wanted if one.stem in index]
-    missing = [one.stem for one in wanted if one.stem not in index]
+    present = [(index[stem], label) for stem, label in wanted.items() if stem in index]
+    missing = [stem for stem in wanted if stem not in index]
     faults = _inspect_all(list_file.parent, folder, [path for path, _ in present], check, workers, show, split)
     usable = [(path, label) for path, label in present if not faults.get(path)]
     separator = ' '
