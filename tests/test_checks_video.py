@@ -1,5 +1,6 @@
 """Bad videos and lists of them, each told in one sentence; opening and decoding by the transforms."""
 
+import av
 import numpy as np
 import pytest
 
@@ -21,6 +22,12 @@ def clips(tmp_path_factory):
     frames[:, :, 24:] = rng.integers(0, 255, (FRAMES, 32, 24, 3))
     for suffix in ('mp4', 'webm'):
         encode_clip(folder / f'clip.{suffix}', frames, 10)
+    with av.open(str(folder / 'groups.mp4'), 'w') as container:  # a key frame every fourth, and frames out of order
+        stream = container.add_stream('libx264', rate=10, options={'g': '4', 'bf': '2', 'crf': '16', 'threads': '1'})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], 'yuv420p'
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'rgb24')))
+        container.mux(stream.encode())
     return folder
 
 
@@ -84,7 +91,6 @@ def test_decoding_finds_what_headers_do_not(clips, tmp_path):
 
 
 def test_a_sound_file_holds_no_video(tmp_path):
-    av = pytest.importorskip('av')
     path = tmp_path / 'sound.mp4'
     with av.open(str(path), 'w') as container:
         stream = container.add_stream('aac', rate=8000)
@@ -174,10 +180,61 @@ def test_the_frames_are_those_asked_for(clips, suffix):
 
 
 @pytest.mark.parametrize('suffix', ['mp4', 'webm'])
-def test_numbers_beyond_the_end_count_on_from_the_start(clips, suffix):
+def test_numbers_beyond_the_end_are_the_last_frame(clips, suffix):
     sample = OpenVideo()({'filename': str(clips / f'clip.{suffix}')})
-    sample = FetchFrames()({**sample, 'frame_inds': np.array([10, FRAMES + 1, FRAMES + 4])})
-    assert levels(sample['imgs']) == [10, 1, 4]
+    sample = FetchFrames()({**sample, 'frame_inds': np.array([10, FRAMES + 4, FRAMES + 1])})
+    assert levels(sample['imgs']) == [10, 11, 11]
+
+
+def damage(source, path, *numbers):
+    """Copy a clip with zeros for some of its packets, counted in the order of their times."""
+    content = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packets = sorted((packet for packet in container.demux(video=0) if packet.size), key=lambda packet: packet.pts)
+    for number in numbers:
+        at = content.index(bytes(packets[number]))
+        content[at : at + packets[number].size] = bytes(packets[number].size)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize('name', ['groups.mp4', 'clip.webm'])
+def test_a_fault_in_the_middle_is_found_by_decoding_all(clips, videos, name):
+    path = damage(clips / name, videos / 'videos' / name, 6)
+    assert inspect_video(path, 'decode') == ('', FRAMES)
+    assert inspect_video(path, 'full') == (f'has 1 of {FRAMES} frames that cannot be decoded', 0)
+    assert inspect_video(clips / name, 'full') == ('', FRAMES)
+    (videos / 'list.txt').write_text(f'0.mp4 0\n{name} 0\n')
+    assert check(videos).decoded == 2
+    refuse(videos, path, 'has 1 of 12 frames', 'tools/prepare_data.py --check full', decode='all')
+
+
+@pytest.mark.parametrize(
+    ('name', 'lost', 'shown'),
+    [
+        ('clip.mp4', [5], {7: 7, 5: 4, 4: 4, 11: 11}),
+        ('groups.mp4', [5], {4: 4, 5: 4, 6: 6, 8: 8, 11: 11}),
+        ('groups.mp4', [0], {4: 4, 8: 8, 11: 11}),  # the frames that follow a lost key frame may be lost as well
+        ('groups.mp4', [4], {3: 3, 4: 3, 8: 8, 11: 11}),
+        ('clip.webm', [5], {7: 7, 5: 4, 4: 4, 11: 11}),
+        ('clip.webm', [0, 1, 10, 11], {0: 2, 1: 2, 2: 2, 9: 9, 10: 9, 11: 9, 13: 9}),
+    ],
+)
+def test_a_frame_that_cannot_be_decoded_is_the_one_before_it(clips, tmp_path, name, lost, shown):
+    path = damage(clips / name, tmp_path / name, *lost)
+    sample = {**OpenVideo()({'filename': str(path)}), 'frame_inds': np.array([*shown, *shown])}
+    with pytest.warns(UserWarning, match=rf'{len(lost)} frames of the video .*{name} cannot be decoded') as caught:
+        images = FetchFrames()(sample)['imgs']
+    assert len(caught) == 1
+    assert levels(images) == [*shown.values()] * 2
+
+
+def test_no_frame_that_can_be_decoded(clips, tmp_path):
+    path = damage(clips / 'clip.webm', tmp_path / 'a.webm', *range(FRAMES))
+    sample = {**OpenVideo()({'filename': str(path)}), 'frame_inds': np.array([3])}
+    with pytest.raises(UserError, match=r'no frame of the video .*a\.webm can be decoded \('):
+        FetchFrames()(sample)
+    assert inspect_video(path, 'full') == ('has no frame that can be decoded', 0)
 
 
 def test_a_broken_video_is_named(tmp_path, clips):

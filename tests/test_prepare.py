@@ -1,12 +1,14 @@
 """Lists of Kinetics-400 and Something-Something V2, and the counts of the image sets."""
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,6 +92,23 @@ def test_a_second_run_looks_only_at_what_is_new(kinetics, clip, monkeypatch):
     prepare_kinetics(kinetics, show=False, check='headers')  # a stricter verdict is there
     assert seen == []
     assert 'yoga/ddd_000004_000014.webm 1' in listed(kinetics, 'kinetics400_train_list_videos.txt')
+
+
+def test_a_verdict_of_a_part_is_not_one_of_the_whole(kinetics, clip):
+    broken = bytearray(clip['webm'])  # whose third of four frames is zeros
+    with av.open(io.BytesIO(clip['webm'])) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][2]
+    at = broken.index(bytes(packet))
+    broken[at : at + packet.size] = bytes(packet.size)
+    put(kinetics / 'videos_train' / 'yoga' / 'ddd_000004_000014.webm', broken)
+    (report,) = prepare_kinetics(kinetics, show=False)
+    assert (report.usable, report.broken) == (3, 1)
+    for check in ('full', 'decode'):  # what was found stays
+        (report,) = prepare_kinetics(kinetics, check=check, show=False)
+        assert (report.usable, report.broken) == (2, 2)
+        assert listed(kinetics, 'kinetics400_train_broken_videos.txt')[1] == (
+            'yoga/ddd_000004_000014.webm\thas 1 of 4 frames that cannot be decoded'
+        )
 
 
 def test_kinetics_in_flat_folders_as_cvdf_has_it(tmp_path, clip):

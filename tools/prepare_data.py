@@ -44,7 +44,8 @@ def parse_args() -> argparse.Namespace:
             '--check',
             choices=prepare.CHECKS,
             default='decode',
-            help='how to look at each video: not, at its packets, or also decode its start and its end (default)',
+            help='how to look at each video: not, at its packets, also decode its start and its end (default), or all '
+            'of it',
         )
         one.add_argument('--workers', type=int, default=8, help='videos looked at at a time (default: 8)')
     return parser.parse_args()

@@ -21,7 +21,7 @@ class VideoReport:
     Attributes:
         ann_file: Its list.
         videos: Videos in the list, all of them present.
-        decoded: Videos that were decoded at their start and their end.
+        decoded: Videos that were decoded: whole by ``decode='all'``, else at their start and their end.
         notes: Sentences on what is odd and yet trains.
     """
 
@@ -54,7 +54,8 @@ def check_video_data(
         classes: Number of classes of the model; without it, the range of labels is not looked at.
         span: Frames from the first to the last that the config samples; a shorter video is noted.
         reads_header: Whether the config takes the number of frames from the header, which WebM and Matroska leave out.
-        decode: Which videos to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
+        decode: Which videos to decode: ``'sample'`` (512, at their start and their end), ``'all'`` (every frame) or
+            ``'none'``.
 
     Returns:
         What the set holds.
@@ -74,7 +75,7 @@ def check_video_data(
     if reads_header:
         _check_header(findings, present)
     chosen = spread(present, decode)
-    _check_files(findings, chosen, span, show=decode == 'all')
+    _check_files(findings, chosen, span, whole=decode == 'all')
     return VideoReport(ann_file, len(present), len(chosen), findings.close())
 
 
@@ -157,14 +158,16 @@ def _check_header(findings: Findings, paths: list[Path]) -> None:
         )
 
 
-def _check_files(findings: Findings, paths: list[Path], span: int, show: bool) -> None:
+def _check_files(findings: Findings, paths: list[Path], span: int, whole: bool) -> None:
     from tqdm import tqdm
 
+    check = 'full' if whole else 'decode'
     with ThreadPoolExecutor(8) as pool:
-        results = tqdm(pool.map(inspect_video, paths), 'decoding', len(paths), unit='video', disable=not show)
+        verdicts = pool.map(lambda path: inspect_video(path, check), paths)
+        results = tqdm(verdicts, 'decoding', len(paths), unit='video', disable=not whole)
         for path, (fault, frames) in zip(paths, results, strict=True):
             if fault:
-                mend = 'fetch it again, or write the list without it with tools/prepare_data.py'
+                mend = f'fetch it again, or write the list without it with tools/prepare_data.py --check {check}'
                 findings.problem('video', f'the video {path} {fault}', mend)
             elif frames < span:
                 findings.note(

@@ -21,7 +21,7 @@ from .video_files import inspect_video
 
 __all__ = ['CHECKS', 'VideoSplit', 'prepare_kinetics', 'prepare_ssv2']
 
-CHECKS = ('none', 'headers', 'decode')  # each finds what the one before finds, and more
+CHECKS = ('none', 'headers', 'decode', 'full')  # each finds what the one before finds, and more
 VIDEO_SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
 CACHE = 'video_checks.jsonl'
 _WORKERS = 8
@@ -93,7 +93,7 @@ def prepare_kinetics(
 
     Args:
         root: The root of the set.
-        check: How to look at each video: ``'none'``, ``'headers'`` or ``'decode'``, see
+        check: How to look at each video: ``'none'``, ``'headers'``, ``'decode'`` or ``'full'``, see
             :func:`lisa_backbone.data.video_files.inspect_video`.
         workers: Videos looked at at a time.
         show: Whether to show progress.

@@ -8,6 +8,9 @@ asked for to RGB and keeps them all. Both fail on a broken file without naming i
 
 from __future__ import annotations
 
+import warnings
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,8 +84,10 @@ class FetchFrames:
     """Decode the frames that ``frame_inds`` asks for; gives ``imgs``, ``original_shape`` and ``img_shape``.
 
     Decoding goes from the start to the last frame that is asked for, so that each is the exact one; those in between
-    are not converted to RGB. A number beyond the last frame that can be decoded counts on from the first, as in
-    mmaction2.
+    are not converted to RGB. In place of a frame that cannot be decoded, or that the header promised and the file does
+    not hold, stands the one before it, or the first where there is none before: frames stay in the order of time.
+    What cannot be decoded is passed over with one warning that names the file, so that a few damaged videos among many
+    thousand do not end a run; frames predicted from it are as the decoder makes them.
 
     Raises:
         UserError: No frame can be decoded.
@@ -97,43 +102,68 @@ class FetchFrames:
         Returns:
             The sample with its frames, uint8 RGB arrays (H, W, 3).
         """
-        import av
-
         container, path = results.pop('video_reader'), results['filename']
         results['video_reader'] = None
         results['frame_inds'] = np.squeeze(results['frame_inds']).reshape(-1)
-        wanted = {int(index) for index in results['frame_inds']}
+        faults: list[str] = []
         try:
-            frames, count = self._decode(container, wanted)
-            if not count:
-                raise UserError(f'no frame of the video {path} can be decoded; fetch it again')
-            late = {index % count for index in wanted - frames.keys()} - frames.keys()
-            if late:  # the header promised more frames than there are
-                container.seek(0)
-                frames.update(self._decode(container, late)[0])
-        except av.error.FFmpegError as error:
-            raise UserError(f'the video {path} cannot be decoded ({error_words(error)}); fetch it again') from error
+            frames = self._fetch(container, sorted({int(index) for index in results['frame_inds']}), faults)
         finally:
             container.close()
-        results['imgs'] = [
-            frames[index] if index in frames else frames[index % count] for index in map(int, results['frame_inds'])
-        ]
+        if not frames:
+            why = f' ({faults[0]})' if faults else ''
+            mend = 'fetch it again or take its line out of the list'
+            raise UserError(f'no frame of the video {path} can be decoded{why}; {mend}')
+        if faults:
+            warnings.warn(
+                f'{len(faults)} frames of the video {path} cannot be decoded ({faults[0]}); those before them stand in '
+                'their places',
+                stacklevel=2,
+            )
+        results['imgs'] = [frames[index] for index in map(int, results['frame_inds'])]
         results['original_shape'] = results['img_shape'] = results['imgs'][0].shape[:2]
         return results
 
-    @staticmethod
-    def _decode(container: Any, wanted: set[int]) -> tuple[dict[int, np.ndarray], int]:
-        """The wanted frames by number, and how many were decoded on the way."""
-        frames: dict[int, np.ndarray] = {}
-        count = 0
-        last = max(wanted)
-        for number, frame in enumerate(container.decode(video=0)):
-            if number in wanted:
-                frames[number] = frame.to_ndarray(format='rgb24')
-            count = number + 1
-            if number >= last:
+    @classmethod
+    def _fetch(cls, container: Any, wanted: list[int], faults: list[str]) -> dict[int, np.ndarray]:
+        """The wanted frames by number, or those that stand for them; none if no frame can be decoded."""
+        pictures: dict[int, np.ndarray] = {}
+        before = None
+        for number, frame in cls._decode(container, faults):
+            while wanted and wanted[0] <= number:
+                index = wanted.pop(0)
+                shown = frame if before is None or index == number else before
+                pictures[index] = shown.to_ndarray(format='rgb24')
+            before = frame
+            if not wanted:
                 break
-        return frames, count
+        return {**pictures, **{index: before.to_ndarray(format='rgb24') for index in wanted if before is not None}}
+
+    @staticmethod
+    def _decode(container: Any, faults: list[str]) -> Iterator[tuple[int, Any]]:
+        """Frames with their numbers, in which those that cannot be decoded count; what is wrong with these is noted."""
+        import av
+
+        times: list[int] = []  # of the packets so far: once some are lost, a frame's number is its place among them
+        count = 0
+        packets = container.demux(video=0)
+        while True:
+            packet, frames = None, []
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                if packet.pts is not None and not packet.is_discard:
+                    insort(times, packet.pts)
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                faults.append(error_words(error))
+                if packet is None:  # the file cannot be read on
+                    return
+            for frame in frames:
+                placed = faults and frame.pts is not None
+                yield max(count, bisect_left(times, frame.pts)) if placed else count, frame
+                count += 1
 
     def __repr__(self) -> str:
         return 'FetchFrames()'

@@ -10,6 +10,7 @@ __all__ = ['error_words', 'inspect_video']
 
 _WHOLE = 0.95  # a file that holds this share of what its header states counts as whole
 _SLACK = 0.2  # seconds: the last frame's duration may not be stated
+_NOTHING = 'has no frame that can be decoded'
 
 
 def inspect_video(path: str | Path, check: str = 'decode') -> tuple[str, int]:
@@ -18,7 +19,7 @@ def inspect_video(path: str | Path, check: str = 'decode') -> tuple[str, int]:
     Args:
         path: The file.
         check: ``'headers'`` reads the file to its end without decoding; ``'decode'`` also decodes the first frame, and
-            from the last key frame to the end.
+            from the last key frame to the end; ``'full'`` decodes every frame.
 
     Returns:
         The fault in words without the file, empty if there is none, and the number of frames (0 if there is a fault).
@@ -44,8 +45,16 @@ def error_words(error: Exception) -> str:
 
 
 def _inspect_stream(container: Any, stream: Any, check: str) -> tuple[str, int]:
+    import av
+
     count, last_key, end = 0, None, 0.0
+    decoded, broken = 0, 0
     for packet in container.demux(stream):
+        if check == 'full':
+            try:
+                decoded += len(packet.decode())
+            except av.error.FFmpegError:
+                broken += 1
         if not packet.size:
             continue
         count += 1
@@ -59,10 +68,12 @@ def _inspect_stream(container: Any, stream: Any, check: str) -> tuple[str, int]:
     length = (container.duration or 0) / 1e6
     if not stream.frames and end + _SLACK < _WHOLE * length:  # WebM states no number of frames
         return f'is truncated ({end:.1f} of {length:.1f} s)', 0
+    if check == 'full' and (broken or not decoded):
+        return f'has {broken} of {count} frames that cannot be decoded' if decoded else _NOTHING, 0
     if check == 'decode':
         container.seek(0)
         if next(container.decode(stream), None) is None:
-            return 'has no frame that can be decoded', 0
+            return _NOTHING, 0
         if last_key is not None:
             container.seek(last_key, stream=stream)
         if not sum(1 for _ in container.decode(stream)):
