@@ -72,6 +72,8 @@ def test_kinetics_lists(kinetics):
     assert listed(kinetics, 'kinetics400_train_broken_videos.txt') == ['zumba/-c__000417_000427.mp4\tis empty']
     line = str(report)
     assert line.startswith('train: 2 of 4 videos of 3 classes are usable, 1 missing')
+    assert 'labels number these 3 classes alone and are not those of the 400: set num_classes=3 of model.cls_head' in line
+    assert '240,436' not in line
     assert '\n' not in line
 
 
@@ -131,12 +133,17 @@ def test_blanks_in_folders_change_the_separator(tmp_path, clip):
     assert "dataset.delimiter=';'" in str(report)
 
 
-def test_official_counts_only_for_the_official_classes(tmp_path, clip):
+def test_official_counts_only_for_the_official_classes(tmp_path, clip, monkeypatch):
     write_csv(tmp_path / 'train.csv', [(f'class {n:03d}', f'id{n}', 1) for n in range(400)])
     put(tmp_path / 'videos_train' / 'id7_000001_000011.mp4', clip['mp4'])
     (report,) = prepare_kinetics(tmp_path, show=False)
     assert str(report).startswith('train: 1 of 400 videos of 400 classes')
+    assert 'the first release of the official CSV file names 246,534' in str(report)
     assert '240,436' in str(report)
+    assert 'num_classes' not in str(report)
+    monkeypatch.setitem(prepare._KINETICS_OFFICIAL, 'train', 400)
+    (report,) = prepare_kinetics(tmp_path, show=False)
+    assert 'first release' not in str(report)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,7 @@ def test_ssv2_lists(ssv2):
     assert listed(ssv2, 'sthv2_val_list_videos.txt') == ['78687.webm 1']
     assert listed(ssv2, 'sthv2_train_missing_videos.txt') == ['1']
     assert (train.usable, train.missing, val.usable, val.missing) == (2, 1, 1, 0)
+    assert 'labels number these 2 classes alone and are not those of the 174: set num_classes=2' in str(val)
 
 
 def test_ssv2_by_its_short_names(ssv2):

@@ -32,7 +32,10 @@ _KINETICS_FOLDERS = {
     'train': ('videos_train', 'train', 'videos/train'),
     'val': ('videos_val', 'val', 'videos/val', 'validate'),
 }
-_KINETICS_CLASSES, _KINETICS_COPY = 400, {'train': 240436, 'val': 19796}  # mmaction2, tools/data/kinetics/README.md
+# Rows of the first release of the CSV files, as the official crawler has them (Crawler/Kinetics/data of
+# github.com/activitynet/ActivityNet at 199c935); issue 38 there counts their lines, one more each for the header.
+_KINETICS_CLASSES, _KINETICS_OFFICIAL = 400, {'train': 246534, 'val': 19906}
+_KINETICS_COPY = {'train': 240436, 'val': 19796}  # tools/data/kinetics/README.md of mmaction2
 _KINETICS_SOURCE = (
     'the annotations and videos of Kinetics-400 are reached from https://github.com/cvdfoundation/kinetics-dataset'
 )
@@ -118,8 +121,10 @@ def prepare_kinetics(
     for split, videos in tables.items():
         folder = _folder(root, _KINETICS_FOLDERS[split])
         wanted = {stem: labels[name] for stem, name in videos.items()}
-        notes = []
+        notes = _note_classes(len(labels), _KINETICS_CLASSES, f'put the whole CSV files into {root}/annotations')
         if len(labels) == _KINETICS_CLASSES:
+            if len(wanted) != _KINETICS_OFFICIAL[split]:
+                notes.append(f'the first release of the official CSV file names {_KINETICS_OFFICIAL[split]:,}')
             notes.append(f'the copy that mmaction2 trained on has {_KINETICS_COPY[split]:,}')
         if folder.name != f'videos_{split}':
             loaders = 'train_dataloader' if split == 'train' else 'val_dataloader and test_dataloader'
@@ -163,7 +168,7 @@ def prepare_ssv2(
         if path is None:
             continue
         wanted = _read_ssv2(path, labels, files['labels'])
-        notes = []
+        notes = _note_classes(len(labels), _SSV2_CLASSES, f'put the official {files["labels"].name} there')
         if len(labels) == _SSV2_CLASSES and len(wanted) != _SSV2_OFFICIAL[split]:
             notes.append(f'the official {path.name} names {_SSV2_OFFICIAL[split]:,}')
         if folder.name != 'videos':
@@ -182,6 +187,16 @@ def _require_root(root: str | Path, source: str) -> Path:
     if not Path(root).is_dir():
         raise UserError(f'there is no folder {root}; name the root of the set with --root ({source})')
     return Path(root)
+
+
+def _note_classes(classes: int, official: int, mend: str) -> list[str]:
+    """What labels mean where they do not number the classes of the official set."""
+    if classes == official:
+        return []
+    return [
+        f'labels number these {classes} classes alone and are not those of the {official}: set num_classes={classes} of '
+        f'model.cls_head, or {mend}'
+    ]
 
 
 def _find(root: Path, names: Iterable[str]) -> Path | None:
