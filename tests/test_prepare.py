@@ -15,7 +15,7 @@ from PIL import Image
 
 from lisa_backbone.data import prepare
 from lisa_backbone.data.prepare import prepare_kinetics, prepare_ssv2
-from lisa_backbone.data.prepare_images import check_ade20k, check_imagenet
+from lisa_backbone.data.prepare_images import check_ade20k, check_coco, check_imagenet
 from lisa_backbone.data.video import encode_clip
 from lisa_backbone.errors import UserError
 
@@ -72,7 +72,7 @@ def test_kinetics_lists(kinetics):
     assert listed(kinetics, 'kinetics400_train_broken_videos.txt') == ['zumba/-c__000417_000427.mp4\tis empty']
     line = str(report)
     assert line.startswith('train: 2 of 4 videos of 3 classes are usable, 1 missing')
-    assert 'labels number these 3 classes alone and are not those of the 400: set num_classes=3 of model.cls_head' in line
+    assert 'number these 3 classes alone and are not those of the 400: set model.cls_head.num_classes=3' in line
     assert '240,436' not in line
     assert '\n' not in line
 
@@ -202,7 +202,7 @@ def test_ssv2_lists(ssv2):
     assert listed(ssv2, 'sthv2_val_list_videos.txt') == ['78687.webm 1']
     assert listed(ssv2, 'sthv2_train_missing_videos.txt') == ['1']
     assert (train.usable, train.missing, val.usable, val.missing) == (2, 1, 1, 0)
-    assert 'labels number these 2 classes alone and are not those of the 174: set num_classes=2' in str(val)
+    assert 'number these 2 classes alone and are not those of the 174: set model.cls_head.num_classes=2' in str(val)
 
 
 def test_ssv2_by_its_short_names(ssv2):
@@ -253,6 +253,33 @@ def test_ade20k_counts(tmp_path):
         check_ade20k(tmp_path)
 
 
+def test_a_split_of_coco_that_cannot_be_used_is_a_line(tmp_path):
+    image = {'id': 1, 'file_name': 'a.jpg', 'height': 8, 'width': 8}
+    box = {'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0, 'segmentation': [[1, 1, 5, 1, 5, 5, 1, 5]]}
+    content = {
+        'images': [image],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 1, **box}],
+        'categories': [{'id': 1, 'name': 'person'}],
+    }
+    (tmp_path / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        (tmp_path / f'{split}2017').mkdir()
+        Image.new('RGB', (8, 8)).save(tmp_path / f'{split}2017' / 'a.jpg')
+        (tmp_path / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
+    (tmp_path / 'train2017' / 'a.jpg').unlink()  # a part of the images under the whole list
+    train, val = check_coco(tmp_path)
+    assert train.startswith('train: cannot be used: ')
+    assert '1 of 1 images are missing' in train
+    assert val == 'val: 1 of 5,000 images, 1 of 36,781 objects, 1 of 80 categories; 1 images decoded'
+    (tmp_path / 'val2017' / 'a.jpg').unlink()
+    with pytest.raises(UserError, match=r'^train: .*1 of 1 images are missing'):
+        check_coco(tmp_path)
+    for path in (tmp_path / 'annotations').iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r'holds no annotations/instances_train2017\.json, nor another split'):
+        check_coco(tmp_path)
+
+
 def test_imagenet_counts(tmp_path):
     for split in ('train', 'val'):
         (tmp_path / split / 'n01440764').mkdir(parents=True)
@@ -260,8 +287,13 @@ def test_imagenet_counts(tmp_path):
     assert check_imagenet(tmp_path)[0] == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
     (tmp_path / 'val' / 'n01440764' / 'a.JPEG').rename(tmp_path / 'val' / 'a.JPEG')
     (tmp_path / 'val' / 'n01440764').rmdir()
+    train, val = check_imagenet(tmp_path)
+    assert train == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
+    assert val.startswith(f'val: cannot be used: the images of {tmp_path}/val are in no class folders')
+    (tmp_path / 'train').rename(tmp_path / 'elsewhere')
     with pytest.raises(UserError, match=r'no class folders and there is no .*val\.txt'):
         check_imagenet(tmp_path)
+    (tmp_path / 'elsewhere').rename(tmp_path / 'train')
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta' / 'val.txt').write_text('a.JPEG 65\n')
     assert check_imagenet(tmp_path)[1].startswith('val: 1 of 50,000 images')

@@ -194,8 +194,8 @@ def _note_classes(classes: int, official: int, mend: str) -> list[str]:
     if classes == official:
         return []
     return [
-        f'labels number these {classes} classes alone and are not those of the {official}: set num_classes={classes} of '
-        f'model.cls_head, or {mend}'
+        f'labels number these {classes} classes alone and are not those of the {official}: set '
+        f'model.cls_head.num_classes={classes}, or {mend}'
     ]
 
 

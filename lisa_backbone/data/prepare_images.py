@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import UserError
@@ -30,25 +31,26 @@ def check_coco(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split.
+        One sentence on each split: its counts, that it is missing, or why it cannot be used.
 
     Raises:
-        UserError: A split that is there cannot be used, or none is there.
+        UserError: No split can be used.
     """
     root = _require_root(root, _COCO_SOURCE)
-    lines = []
-    for split, (images, objects) in _COCO.items():
+
+    def describe(split: str) -> str:
+        images, objects = _COCO[split]
         ann_file = root / 'annotations' / f'instances_{split}2017.json'
         if not ann_file.is_file():
-            lines.append(f'{split}: {ann_file} is missing; {_COCO_SOURCE}')
-            continue
+            raise _MissingError(f'{ann_file} is missing; {_COCO_SOURCE}')
         report = check_detection_data(ann_file, root / f'{split}2017', decode=check, need_masks=True)
         line = (
-            f'{split}: {_of(report.images, images)} images, {_of(report.annotations, objects)} objects, '
+            f'{_of(report.images, images)} images, {_of(report.annotations, objects)} objects, '
             f'{_of(len(report.categories), _COCO_CATEGORIES)} categories; {report.decoded} images decoded'
         )
-        lines.append('; '.join([line, *report.notes]))
-    return _require_any(lines, root, 'annotations/instances_train2017.json', _COCO_SOURCE)
+        return '; '.join([line, *report.notes])
+
+    return _each(_COCO, describe, f'{root} holds no annotations/instances_train2017.json', _COCO_SOURCE)
 
 
 def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
@@ -59,28 +61,28 @@ def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which pairs to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split.
+        One sentence on each split: its counts, that it is missing, or why it cannot be used.
 
     Raises:
-        UserError: A split that is there cannot be used, or none is there.
+        UserError: No split can be used.
     """
     from .checks_seg import check_segmentation_data
 
     root = _require_root(root, _ADE20K_SOURCE)
     if not (root / 'images').is_dir() and (root / 'ADEChallengeData2016' / 'images').is_dir():
         root = root / 'ADEChallengeData2016'
-    lines = []
-    for split, official in _ADE20K.items():
+
+    def describe(split: str) -> str:
         img_dir = root / 'images' / split
         if not img_dir.is_dir():
-            lines.append(f'{split}: {img_dir} is missing; {_ADE20K_SOURCE}')
-            continue
+            raise _MissingError(f'{img_dir} is missing; {_ADE20K_SOURCE}')
         report = check_segmentation_data(
             img_dir, root / 'annotations' / split, classes=_ADE20K_CLASSES, reduce_zero_label=True, decode=check
         )
-        line = f'{split}: {_of(report.images, official)} images, each with its label map; {report.decoded} decoded'
-        lines.append('; '.join([line, *report.notes]))
-    return _require_any(lines, root, 'images/training', _ADE20K_SOURCE)
+        line = f'{_of(report.images, _ADE20K[split])} images, each with its label map; {report.decoded} decoded'
+        return '; '.join([line, *report.notes])
+
+    return _each(_ADE20K, describe, f'{root} holds no images/training', _ADE20K_SOURCE)
 
 
 def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
@@ -92,20 +94,19 @@ def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split.
+        One sentence on each split: its counts, that it is missing, or why it cannot be used.
 
     Raises:
-        UserError: A split that is there cannot be used, or none is there.
+        UserError: No split can be used.
     """
     from .checks_cls import check_classification_data
 
     root = _require_root(root, _IMAGENET_SOURCE)
-    lines = []
-    for split, official in _IMAGENET.items():
+
+    def describe(split: str) -> str:
         folder = root / split
         if not folder.is_dir():
-            lines.append(f'{split}: {folder} is missing; {_IMAGENET_SOURCE}')
-            continue
+            raise _MissingError(f'{folder} is missing; {_IMAGENET_SOURCE}')
         ann_file = root / 'meta' / f'{split}.txt'
         has_folders = any(entry.is_dir() for entry in os.scandir(folder))
         if not ann_file.is_file() and not has_folders:
@@ -121,11 +122,36 @@ def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
             decode=check,
         )
         line = (
-            f'{split}: {_of(report.images, official)} images, {_of(report.classes, _IMAGENET_CLASSES)} classes; '
+            f'{_of(report.images, _IMAGENET[split])} images, {_of(report.classes, _IMAGENET_CLASSES)} classes; '
             f'{report.decoded} images decoded'
         )
-        lines.append('; '.join([line, *report.notes]))
-    return _require_any(lines, root, 'train', _IMAGENET_SOURCE)
+        return '; '.join([line, *report.notes])
+
+    return _each(_IMAGENET, describe, f'{root} holds no train', _IMAGENET_SOURCE)
+
+
+class _MissingError(UserError):
+    """A split is not there at all."""
+
+
+def _each(splits: Iterable[str], describe: Callable[[str], str], nothing: str, source: str) -> list[str]:
+    """A line on each split; the first fault is raised only if no split can be used."""
+    lines, faults, usable = [], [], False
+    for split in splits:
+        try:
+            line = describe(split)
+            usable = True
+        except _MissingError as error:
+            line = str(error)
+        except UserError as error:
+            line = f'cannot be used: {error}'
+            faults.append(f'{split}: {error}')
+        lines.append(f'{split}: {line}')
+    if faults and not usable:
+        raise UserError(faults[0])
+    if not usable:
+        raise UserError(f'{nothing}, nor another split; {source}')
+    return lines
 
 
 def _of(count: int, official: int) -> str:
@@ -137,9 +163,3 @@ def _require_root(root: str | Path, source: str) -> Path:
     if not Path(root).is_dir():
         raise UserError(f'there is no folder {root}; name the root of the set with --root ({source})')
     return Path(root)
-
-
-def _require_any(lines: list[str], root: Path, part: str, source: str) -> list[str]:
-    if all(' is missing; ' in line for line in lines):
-        raise UserError(f'{root} holds no {part}, nor another split; {source}')
-    return lines
