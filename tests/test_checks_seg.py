@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from lisa_backbone.data import checks_common
 from lisa_backbone.data.checks_seg import check_segmentation_data
 from lisa_backbone.errors import UserError
 
@@ -83,6 +84,35 @@ def test_a_label_map_of_another_size(ade):
     refuse(ade, label(ade), '24 x 32', '32 x 24')
 
 
+def test_headers_tell_of_pairs_that_are_not_decoded(ade, monkeypatch):
+    monkeypatch.setattr(checks_common, 'SAMPLE', 2)  # the first and the last
+    loaded, load = [], ImageFile.ImageFile.load
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, 'load', lambda opened: loaded.append(opened) or load(opened))
+        assert check(ade).decoded == 2
+        few = len(loaded)
+        assert few > 0
+        check(ade, decode='all')
+    assert len(loaded) == 3 * few  # four pairs after two
+    Image.fromarray(np.zeros((32, 24), np.uint8)).save(label(ade))
+    refuse(ade, label(ade), '24 x 32', '32 x 24')
+    assert check(ade, decode='none').decoded == 0
+    Image.fromarray(np.ones((24, 32), np.uint16)).save(label(ade))
+    refuse(ade, label(ade), 'not of 8 bits')
+    Image.fromarray(np.ones((24, 32, 3), np.uint8)).save(label(ade))
+    refuse(ade, label(ade), '3 channels')
+    label(ade).write_bytes(b'')
+    refuse(ade, f'the label map {label(ade)} is empty')
+    save_label(ade, 1, np.full((24, 32), 9, np.uint8))  # values are not in the header
+    assert check(ade).images == 4
+    image(ade).write_bytes(b'<html>')
+    refuse(ade, image(ade), 'no image that can be read')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (24, 32)).save(image(ade), exif=exif)
+    assert check(ade).images == 4  # turned, it is 32 x 24 as its label map
+
+
 def test_values_out_of_range(ade):
     pixels = np.ones((24, 32), np.uint8)
     pixels[3, 4] = 4
@@ -100,7 +130,7 @@ def test_a_colour_label_map(ade):
 
 def test_a_16_bit_label_map(ade):
     Image.fromarray(np.ones((24, 32), np.uint16)).save(label(ade))
-    refuse(ade, label(ade), 'not 8 bits')
+    refuse(ade, label(ade), 'not of 8 bits')
 
 
 def test_a_palette_holds_class_numbers(ade):

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
 from .mini import remake_command
 
-__all__ = ['SAMPLE', 'Findings', 'inspect_image', 'remedy', 'spread', 'strict_decoding']
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ['SAMPLE', 'Findings', 'displayed_size', 'inspect_image', 'remedy', 'spread', 'strict_decoding']
 
 SAMPLE = 512  # images decoded by decode='sample': all of a mini set, a few seconds of COCO
 _JPEG_SCAN, _JPEG_END = b'\xff\xda', b'\xff\xd9'
@@ -73,6 +77,13 @@ def strict_decoding() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """(Width, height) of an open image as a framework reads it, turned as its EXIF data say; from the header alone."""
+    told = image.format != 'PNG' or 'exif' in image.info  # else Pillow would decode the whole PNG to look behind it
+    turned = told and image.getexif().get(_ORIENTATION, 1) >= 5
+    return image.size[::-1] if turned else image.size
+
+
 def inspect_image(path: Path) -> tuple[str, str, tuple[int, int] | None]:
     """What is wrong with an image file, the mend, and its (width, height) as a framework reads it."""
     from PIL import Image
@@ -87,7 +98,7 @@ def inspect_image(path: Path) -> tuple[str, str, tuple[int, int] | None]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            size = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) >= 5 else image.size
+            size = displayed_size(image)
             # a download with zeros for the part that never came is decoded to the end, with a warning at most
             cut = image.format == 'JPEG' and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
     except Image.UnidentifiedImageError:

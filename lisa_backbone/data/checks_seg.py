@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .checks_common import Findings, inspect_image, remedy, spread, strict_decoding
+from .checks_common import Findings, displayed_size, inspect_image, remedy, spread, strict_decoding
 
 __all__ = ['SegmentationReport', 'check_segmentation_data']
 
@@ -59,7 +59,8 @@ def check_segmentation_data(
         classes: Number of classes; without it, values are not looked at.
         reduce_zero_label: Whether 0 stands for unlabelled and the classes are 1 to ``classes``.
         allowed: Further values that stand for unlabelled; 255 always does.
-        decode: Which pairs to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
+        decode: Which pairs to decode: ``'sample'`` (512; of the others the headers are read, for size and channels),
+            ``'all'`` or ``'none'``.
 
     Returns:
         What the set holds.
@@ -80,6 +81,8 @@ def check_segmentation_data(
     if classes is not None:
         values = {*range(classes + reduce_zero_label), _IGNORED, *allowed}
     _check_pixels(findings, chosen, values, classes, reduce_zero_label, show=decode == 'all')
+    if decode == 'sample' and ann_dir:
+        _check_headers(findings, sorted(set(pairs) - set(chosen)))
     return SegmentationReport(img_dir, len(pairs), len(chosen), findings.close())
 
 
@@ -166,15 +169,7 @@ def _check_pixels(
         for (image, label), ((fault, mend, size), problem, label_size, held) in zip(pairs, results, strict=True):
             if fault:
                 findings.problem('image', fault, mend)
-            if problem:
-                findings.problem(*problem)
-            elif size and label_size and size != label_size:
-                findings.problem(
-                    'size',
-                    f'the label map {label} is {label_size[0]} x {label_size[1]} pixels and its image {image.name} is '
-                    f'{size[0]} x {size[1]}',
-                    'put the label map of this image there',
-                )
+            _check_label(findings, image, label, problem, size, label_size)
             seen |= held
             wrong = sorted(held - values) if values is not None else []
             if wrong:
@@ -189,9 +184,42 @@ def _check_pixels(
         findings.problem('unlabelled', 'no pixel of the label maps that were decoded has a class', 'correct them')
 
 
+def _check_headers(findings: Findings, pairs: list[tuple[Path, Path]]) -> None:
+    """Compare the sizes of pairs, and look at the channels of the label maps, without decoding."""
+    with strict_decoding(), ThreadPoolExecutor(8) as pool:
+        for (image, label), (fault, problem, size, label_size) in zip(
+            pairs, pool.map(_inspect_headers, pairs), strict=True
+        ):
+            if fault:
+                findings.problem('image', *fault)
+            _check_label(findings, image, label, problem, size, label_size)
+
+
+def _check_label(
+    findings: Findings,
+    image: Path,
+    label: Path | None,
+    problem: tuple[str, str, str] | None,
+    size: tuple[int, int] | None,
+    label_size: tuple[int, int] | None,
+) -> None:
+    if problem:
+        findings.problem(*problem)
+    elif size and label_size and size != label_size:
+        findings.problem(
+            'size',
+            f'the label map {label} is {label_size[0]} x {label_size[1]} pixels and its image {image.name} is '
+            f'{size[0]} x {size[1]}',
+            'put the label map of this image there',
+        )
+
+
+_Size = tuple[int, int] | None
+
+
 def _inspect_pair(
     pair: tuple[Path, Path | None],
-) -> tuple[tuple, tuple[str, str, str] | None, tuple[int, int] | None, set[int]]:
+) -> tuple[tuple, tuple[str, str, str] | None, _Size, set[int]]:
     """Verdict on the image; what is wrong with the label map; its (width, height) and the values in it."""
     image, label = pair
     verdict = inspect_image(image)
@@ -203,13 +231,35 @@ def _inspect_pair(
     from PIL import Image
 
     with Image.open(io.BytesIO(label.read_bytes())) as opened:
+        if problem := _mode_problem(label, opened.mode):
+            return verdict, problem, None, set()
         pixels = np.asarray(opened)
-        mode = opened.mode
-    if pixels.ndim != 2:
-        problem = f'the label map {label} has {pixels.shape[2]} channels (mode {mode}) and not one'
-        return verdict, ('channels', problem, 'write class numbers, as an 8-bit image of one channel'), None, set()
-    if pixels.dtype != np.uint8:  # the framework would keep the lowest 8 bits
-        problem = f'the label map {label} has pixels of type {pixels.dtype} (mode {mode}) and not 8 bits'
-        return verdict, ('bits', problem, 'write class numbers, as an 8-bit image of one channel'), None, set()
     size = (pixels.shape[1], pixels.shape[0])
     return verdict, None, size, set(np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist())
+
+
+def _inspect_headers(pair: tuple[Path, Path]) -> tuple[tuple[str, str] | None, tuple | None, _Size, _Size]:
+    """What is wrong with the image and the mend; the same of the label map; the (width, height) of both."""
+    from PIL import Image
+
+    image, label = pair
+    try:
+        with Image.open(image) as opened:
+            size = displayed_size(opened)
+        with Image.open(label) as opened:
+            return None, _mode_problem(label, opened.mode), size, opened.size
+    except (OSError, SyntaxError, ValueError):  # as Pillow raises on broken headers; decoding finds the words
+        (fault, mend, size), problem, label_size, _ = _inspect_pair(pair)
+        return (fault, mend) if fault else None, problem, size, label_size
+
+
+def _mode_problem(label: Path, mode: str) -> tuple[str, str, str] | None:
+    """What is wrong with the kind of pixels of a label map; the framework would keep the lowest 8 bits of more."""
+    from PIL import Image
+
+    mend = 'write class numbers, as an 8-bit image of one channel'
+    if (channels := Image.getmodebands(mode)) != 1:
+        return 'channels', f'the label map {label} has {channels} channels (mode {mode}) and not one', mend
+    if mode not in ('L', 'P'):
+        return 'bits', f'the label map {label} has pixels of mode {mode} and not of 8 bits', mend
+    return None
