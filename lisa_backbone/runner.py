@@ -532,7 +532,7 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return 'a data worker ran out of shared memory; enlarge /dev/shm, or set train_dataloader.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
         return f'the disk of {cfg.work_dir} is full; free some space and go on with --resume'
-    file = _broken_file(error, cfg)
+    file = _broken_file(error, cfg) or _bad_label(error, cfg)
     if file:
         return f'{file}; then go on with --resume'
     if isinstance(error, FileNotFoundError):
@@ -553,18 +553,36 @@ def _broken_file(error: Exception, cfg: Config) -> str | None:
     kind = next((kind for kind, pattern in _BROKEN.items() if re.search(pattern, text)), None)
     if kind is None:
         return None
-    print(f'{kind} cannot be decoded; looking for it', flush=True)
+    return _sought(cfg, f'{kind} cannot be decoded') or f'{kind} of the data cannot be decoded; fetch it again'
+
+
+def _bad_label(error: Exception, cfg: Config) -> str | None:
+    """Which label the head has no class for, if that is what an error of the loss is about."""
+    text = str(error)
+    target = re.search(r'Target (-?\d+) is out of bounds', text)
+    if target is None and not re.search(_LABEL_ON_GPU, text):
+        return None
+    found = _sought(cfg, f'a label is out of range ({target[0]})' if target else 'a label may be out of range')
+    if found or target is None:  # other faults end in an assert on the GPU as well
+        return found
+    return f'the label {target[1]} is no class of the head; correct num_classes of the head, or the data'
+
+
+def _sought(cfg: Config, what: str) -> str | None:
+    """What a check of all data finds."""
+    print(f'{what}; looking for it', flush=True)
     try:
         check_data(cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'], check_images='all')
     except UserError as found:
         return str(found)
-    return f'{kind} of the data cannot be decoded; fetch it again'
+    return None
 
 
 _BROKEN = {
     'an image': r'image file is truncated|cannot identify image file|broken data stream',
     'a video': r'Invalid data found when processing input|av\.error\.|DECORDError',
 }
+_LABEL_ON_GPU = r'device-side assert triggered|Class values must be smaller than num_classes'
 
 
 def plain_metrics(metrics: dict | None) -> dict[str, float | None]:

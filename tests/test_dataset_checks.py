@@ -11,7 +11,9 @@ for framework in ('mmdet', 'mmseg', 'mmaction', 'mmpretrain'):
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.nn.functional import cross_entropy, one_hot  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from lisa_backbone.data.transforms import OpenVideo  # noqa: E402
@@ -165,3 +167,36 @@ def test_a_video_that_another_transform_cannot_read_is_looked_for(kinetics):
         raise RuntimeError("Caught InvalidDataError ...: Invalid data found when processing input: '<none>'")
     assert str(video) in str(caught.value)
     assert str(caught.value).endswith('then go on with --resume')
+
+
+OUT_OF_RANGE = {
+    'CPU': IndexError('Target 200 is out of bounds.'),
+    'GPU': RuntimeError('CUDA error: device-side assert triggered'),
+    'one-hot': RuntimeError('Class values must be smaller than num_classes.'),
+}
+
+
+@pytest.mark.parametrize('device', OUT_OF_RANGE)
+def test_a_label_out_of_range_is_looked_for(seg, device):
+    cfg = config('lisa-p_fpn_mini-ade20k-128x128', seg)
+    broken = seg / 'annotations' / 'training' / 'ADE_1.png'
+    Image.fromarray(np.full((16, 16), 200, np.uint8)).save(broken)
+    with pytest.raises(UserError) as caught, explained(cfg):
+        raise OUT_OF_RANGE[device]
+    assert f'{broken} holds the value 200' in str(caught.value)
+    assert str(caught.value).endswith('then go on with --resume')
+
+
+def test_a_label_out_of_range_that_is_not_found(seg):
+    cfg = config('lisa-p_fpn_mini-ade20k-128x128', seg)
+    with pytest.raises(UserError, match='the label 200 is no class of the head; correct num_classes'), explained(cfg):
+        raise OUT_OF_RANGE['CPU']
+    with pytest.raises(RuntimeError, match='device-side assert'), explained(cfg):  # its cause is another one
+        raise OUT_OF_RANGE['GPU']
+
+
+def test_the_loss_refuses_a_label_out_of_range_as_it_is_recognised():
+    with pytest.raises(IndexError, match='Target 200 is out of bounds'):
+        cross_entropy(torch.zeros(1, 3), torch.tensor([200]))
+    with pytest.raises(RuntimeError, match='Class values must be smaller than num_classes'):
+        one_hot(torch.tensor([4]), 3)
