@@ -113,6 +113,27 @@ def test_a_verdict_of_a_part_is_not_one_of_the_whole(kinetics, clip):
         )
 
 
+@pytest.mark.parametrize(
+    'name', ['kinetics400_train_list_videos.txt', 'kinetics400_train_broken_videos.txt', prepare.CACHE]
+)
+def test_a_root_that_cannot_be_written(kinetics, name):
+    (kinetics / name / 'in the way').mkdir(parents=True)
+    before = sorted(path.name for path in kinetics.iterdir() if path.name.startswith('.'))
+    with pytest.raises(UserError, match=rf'the lists cannot be written to {kinetics} \(Is a directory: .*{name}\)'):
+        prepare_kinetics(kinetics, show=False)
+    assert sorted(path.name for path in kinetics.iterdir() if path.name.startswith('.')) == before
+
+
+def test_a_root_of_links(kinetics, tmp_path_factory):
+    own = tmp_path_factory.mktemp('own')
+    for name in ('annotations', 'videos_train'):
+        (own / name).symlink_to(kinetics / name)
+    (report,) = prepare_kinetics(own, show=False)
+    assert (report.usable, report.broken) == (2, 1)
+    assert (own / 'kinetics400_train_list_videos.txt').is_file()
+    assert not (kinetics / prepare.CACHE).exists()
+
+
 def test_kinetics_in_flat_folders_as_cvdf_has_it(tmp_path, clip):
     write_csv(tmp_path / 'train.csv', TRAIN[:1])
     write_csv(tmp_path / 'val.csv', TRAIN[1:2])

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def prepare_kinetics(
         One report for each split whose CSV file is there.
 
     Raises:
-        UserError: There are no annotations or none can be read, or no video is usable.
+        UserError: There are no annotations or none can be read, no video is usable, or the root cannot be written.
     """
     root = _require_root(root, _KINETICS_SOURCE)
     tables = {}
@@ -154,7 +155,7 @@ def prepare_ssv2(
         One report for each split whose JSON file is there.
 
     Raises:
-        UserError: There are no annotations or none can be read, or no video is usable.
+        UserError: There are no annotations or none can be read, no video is usable, or the root cannot be written.
     """
     root = _require_root(root, _SSV2_SOURCE)
     files = {name: _find(root, [f'something-something-v2-{name}.json', f'{name}.json']) for name in _ssv2_parts()}
@@ -323,10 +324,11 @@ def _write(
             "folders have blanks in their names, so the list separates with ';': rename them with underscores and run "
             "this again, or set dataset.delimiter=';' in the dataloaders",
         ]
-    _write_lines(list_file, [f'{path}{separator}{label}' for path, label in usable])
-    _write_lines(_named(list_file, 'missing'), missing)
     broken = [f'{path}\t{faults[path]}' for path, _ in present if faults.get(path)]
-    _write_lines(_named(list_file, 'broken'), broken)
+    with _writing(list_file.parent):
+        _write_lines(list_file, [f'{path}{separator}{label}' for path, label in usable])
+        _write_lines(_named(list_file, 'missing'), missing)
+        _write_lines(_named(list_file, 'broken'), broken)
     return VideoSplit(
         split, list_file, folder, classes, len(wanted), len(usable), len(missing), len(broken), tuple(notes)
     )
@@ -343,8 +345,24 @@ def _write_lines(path: Path, lines: list[str]) -> None:
         path.unlink(missing_ok=True)
         return
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    os.replace(draft, path)
+    try:
+        draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Tell in a sentence that the root cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'the lists cannot be written to {root} ({error.strerror}: {error.filename2 or error.filename}); make room '
+            'there, or a folder of your own with links to what is in it, and name that with --root'
+        ) from error
 
 
 def _inspect_all(
@@ -365,7 +383,11 @@ def _inspect_all(
             faults[path] = known[key]
         else:
             new.append((path, key))
-    with (root / CACHE).open('a', encoding='utf-8') as cache, ThreadPoolExecutor(workers) as pool:  # PyAV frees the GIL
+    with (
+        _writing(root),
+        (root / CACHE).open('a', encoding='utf-8') as cache,
+        ThreadPoolExecutor(workers) as pool,  # PyAV frees the GIL
+    ):
         if cache.tell():
             cache.write('\n')  # a run that was killed may have left half a line
         verdicts = pool.map(lambda one: inspect_video(folder / one[0], check)[0], new)
