@@ -1,6 +1,7 @@
 """The report: what stands together, what it says of each number, and that nothing in a record can break it."""
 
 import csv
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -13,10 +14,13 @@ from lisa_backbone import compat
 compat.apply()
 pytest.importorskip('mmengine')
 
+from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.report import report  # noqa: E402
-from lisa_backbone.leaderboard.sections import sections  # noqa: E402
+from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa: E402
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
+from lisa_backbone.leaderboard.sweep import schedule_options  # noqa: E402
+from lisa_backbone.leaderboard.tasks import MINI_TASKS  # noqa: E402
 from lisa_backbone.leaderboard.wording import count, number, percent, protocol_words  # noqa: E402
 from lisa_backbone.records import read_records, validate  # noqa: E402
 
@@ -168,7 +172,77 @@ def test_protocols_and_data_have_columns_of_their_own():
     assert [group.title for group in section.groups] == ['mini COCO (data ffffffff)', 'mini COCO (data eeeeeeee)']
     assert [cell.summary.mean for cell in section.rows[0].cells.values()] == [0.4, 0.25, 0.41, 0.25]
     assert section.ranking is None
-    assert 'several protocols or data sets' in section.unranked
+    assert 'several protocols, trainings or data sets' in section.unranked
+
+
+def columns_of(records):
+    return [(group.title, group.models) for group in sections(records)[2].groups]
+
+
+def trained(model, seed, overrides=(), processes=1, iterations=400, initial=()):
+    base = run(model, seed)
+    digest = hashlib.sha256(f'{model} {overrides}'.encode()).hexdigest()
+    return {
+        **base,
+        'config': {**base['config'], 'digest': digest, 'overrides': list(overrides)},
+        'machine': {**base['machine'], 'processes': processes},
+        'cost': {**base['cost'], 'iterations': iterations},
+        'weights': {**base['weights'], 'initial': [{'file': 'a.pth', 'sha256': one * 64} for one in initial]},
+    }
+
+
+def test_other_trainings_have_columns_of_their_own():
+    short = [trained('A', seed, ('model.backbone.x=1', 'train_cfg.max_epochs=3')) for seed in range(2)]
+    long = [trained('B', seed, ('train_cfg.max_epochs=50',), 8, 4000) for seed in range(2)]
+    records = [*short, *long, trained('C', 0, ('train_cfg.max_epochs=3',))]
+    assert columns_of(records) == [
+        ('mini COCO (iterations 400, processes 1, train_cfg.max_epochs 3)', 2),
+        ('mini COCO (iterations 4000, processes 8, train_cfg.max_epochs 50)', 1),
+    ]
+    rows = {row.model: row for row in sections(records)[2].rows}
+    assert list(rows['B'].cells) == [(1, 'box AP'), (1, 'mask AP')]
+    assert not any(cell.standing == 'best' for cell in rows['B'].cells.values())  # it has a column for itself
+    assert 'several protocols, trainings or data sets' in sections(records)[2].unranked
+
+
+def test_seeds_with_and_without_trained_weights_have_no_common_mean():
+    records = [trained('A', 0, initial='a'), trained('A', 1, initial='b'), trained('A', 2)]
+    assert columns_of(records) == [('mini COCO (from trained weights)', 1), ('mini COCO (from random weights)', 1)]
+    cells = sections(records)[2].rows[0].cells
+    # Each seed has a pretraining of its own, so that other weights are no other training.
+    assert [[one['seed'] for one in cells[number, 'box AP'].runs] for number in range(2)] == [[0, 1], [2]]
+
+
+def test_what_changes_no_training_opens_no_column():
+    overrides = [
+        ('data_root=/a', 'load_from=a.pth', 'train_dataloader.num_workers=2', 'randomness.deterministic=True'),
+        ('model.backbone.init_cfg.checkpoint=b.pth', 'train_dataloader.dataset.data_root=/b', 'work_dir=c'),
+        ('model.backbone.attention.type=XCA', 'param_scheduler.0.end=40', 'log_level=ERROR'),
+    ]
+    assert columns_of([trained(name, 0, one) for name, one in zip('ABC', overrides, strict=True)]) == [('mini COCO', 3)]
+    # How it is tested is no part of the model.
+    assert split_overrides(['model.neck.a=1', 'model.test_cfg.b=2', 'amp=True', 'optim_wrapper.optimizer.lr=1e-3']) == (
+        {'model.neck.a': '1'},
+        {'model.test_cfg.b': '2', 'amp': 'True', 'optim_wrapper.optimizer.lr': '1e-3'},
+    )
+
+
+@pytest.mark.parametrize('task', MINI_TASKS, ids=lambda task: task.key)
+def test_peers_of_a_shortened_sweep_share_a_column(task):
+    root, trainings = PUBLISHED.parents[1], []
+    for model in ('lisa-p', 'swin-p', 'resnet-p'):
+        config = root / task.config_of(model)
+        options = [*task.options, *schedule_options(config, task.options, 0.4)]
+        batch = load_config(config).train_dataloader.batch_size
+        trainings.append((batch, split_overrides(options)))
+    assert trainings[0][1][1].keys() >= {'train_cfg.val_interval'}
+    assert trainings == trainings[:1] * 3
+
+
+def test_committed_mini_results_have_one_column_a_task_and_metric():
+    groups = sections(read_records(PUBLISHED.with_name('mini.jsonl')))[2].groups
+    assert groups
+    assert [group.variation for group in groups] == [''] * len(groups)
 
 
 def test_seeds_have_mean_and_deviation():
@@ -180,7 +254,7 @@ def test_seeds_have_mean_and_deviation():
 
 
 def test_seeds_of_different_configs_have_no_mean():
-    other = {'file': 'configs/det/mini.py', 'digest': 'b' * 64, 'overrides': []}
+    other = {'file': 'configs/det/mini.py', 'digest': 'b' * 64, 'overrides': ['a.b=1']}
     with pytest.raises(UserError, match=r'seeds of A on mini COCO are of different configs \(digests bbb.*, cccc'):
         sections([run('A', 0), run('A', 1, config=other)])
 
@@ -222,7 +296,7 @@ def test_markdown(tmp_path):
     assert '## Reproduced here\n\nThere are no results of this kind yet.' in markdown
     part = markdown[markdown.index('### mini COCO') : markdown.index('### mini ADE20K')]
     assert part.splitlines()[2:8] == [
-        'Protocol: input 128x128, flip no.',
+        'Protocol: input 128x128, flip no. Training: iterations 400, processes 1, from random weights, a.b 1.',
         '',
         '| model | parameters, M | MACs, G | box AP |',
         '|---|---:|---:|---:|',
@@ -244,6 +318,8 @@ def test_csv(tmp_path):
     assert (row['backbone_parameters'], row['model_parameters']) == ('1000000', '3400000')
     assert (row['backbone_macs'], row['macs_input']) == ('70000000', '1x3x128x128')
     assert row['protocol'] == 'input 128x128, flip no'
+    assert row['training'] == 'iterations 400, processes 1, from random weights, a.b 1'
+    assert rows[0]['training'] == ''
 
 
 def test_page_tells_where_each_number_comes_from(tmp_path):
@@ -278,7 +354,7 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
         published('A', 0.4, macs={'value': 4_500_000_000, 'input': [1, 3, 224, 224]}),
         published('B', 0.5, macs=clip, parameters={'backbone': None, 'model': None}),
         run('C', 0),
-        run('D', 0, config={'file': 'configs/det/mini.py', 'digest': 'a' * 64, 'overrides': []}),
+        run('D', 0, config={'file': 'configs/det/mini.py', 'digest': 'a' * 64, 'overrides': ['model.c=1', 'a.b=1']}),
     ]
     shared = {'mode': 'inference', 'dtype': 'fp32', 'views': '1', 'batch': '8', 'device': 'cpu', 'device_name': 'Xeon'}
     shared |= {'threads': '2', 'input': '224x224'}

@@ -111,7 +111,11 @@ def _section(
         'heading': HEADINGS[section.status],
         'lead': LEADS[section.status],
         'groups': [
-            {'title': protocol_words(group.protocol), 'alone': not measured and group.models == 1, 'group': group}
+            {
+                'title': '; '.join(filter(None, map(protocol_words, (group.protocol, group.training)))),
+                'alone': not measured and group.models == 1,
+                'group': group,
+            }
             for group in section.groups
         ],
         'columns': [(number, metric) for number, _, metric in columns],

@@ -84,7 +84,8 @@ def _group(section: Section, number: int, group: Group) -> list[str]:
     rows.sort(key=lambda row: -_mean(row, number, group.metrics[0]))
     names = ['model', 'parameters, M', 'MACs, G', *group.metrics, *([] if measured else ['source'])]
     lines = [
-        f'Protocol: {_escaped(protocol_words(group.protocol)) or "not given"}.',
+        f'Protocol: {_escaped(protocol_words(group.protocol)) or "not given"}.'
+        + (f' Training: {_escaped(protocol_words(group.training))}.' if measured else ''),
         '',
         '| ' + ' | '.join(map(_escaped, names)) + ' |',
         '|---|' + '---:|' * (2 + len(group.metrics)) + ('' if measured else '---|'),
@@ -145,8 +146,8 @@ def _csv(tables: Sequence[Section]) -> str:
 
 
 _COLUMNS = (
-    'status', 'model', 'backbone', 'attention', 'task', 'protocol', 'metric', 'mean', 'sd', 'n', 'seeds', 'standing',
-    'backbone_parameters', 'model_parameters', 'backbone_macs', 'macs_input', 'source',
+    'status', 'model', 'backbone', 'attention', 'task', 'protocol', 'training', 'metric', 'mean', 'sd', 'n', 'seeds',
+    'standing', 'backbone_parameters', 'model_parameters', 'backbone_macs', 'macs_input', 'source',
 )  # fmt: skip
 
 
@@ -160,6 +161,7 @@ def _row(section: Section, row: Row, group: Group, cell: Cell) -> dict[str, Any]
         'attention': row.attention,
         'task': group.task,
         'protocol': protocol_words(group.protocol),
+        'training': protocol_words(group.training),
         'metric': cell.metric,
         'mean': f'{summary.mean:.6g}',
         'sd': None if summary.deviation is None else f'{summary.deviation:.6g}',

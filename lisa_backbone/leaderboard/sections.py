@@ -1,27 +1,38 @@
 """What a report shows: a section for each status, models in rows, metrics of tasks in columns.
 
-Figures stand in one column only if task, protocol and data set are the same, and in one section only if they are of the
-same status, so that no order by a column ever mixes what cannot be compared.
+Figures stand in one column only if task, protocol, data set and training are the same, and in one section only if they
+are of the same status, so that no order by a column ever mixes what cannot be compared.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..provenance import LOCAL_OPTIONS
 from ..records import MEASURED, STATUSES
 from .statistics import Ranking, Summary, compare_seeds, rank, summarise
 from .tasks import MINI_CONTROLS, MINI_TASKS
 from .wording import input_words, protocol_words
 
-__all__ = ['Cell', 'Group', 'Row', 'Section', 'sections']
+__all__ = ['Cell', 'Group', 'Row', 'Section', 'sections', 'split_overrides', 'training_of']
 
 _ORDER = [task.name for task in MINI_TASKS + MINI_CONTROLS]
 _CONTROLS = {task.name for task in MINI_CONTROLS}
+_PLACES = {'data_root', 'work_dir', 'load_from', 'checkpoint', 'pretrained'}  # last parts of keys that name a path
+# Overrides under which a training is the same. Of the parts of a schedule (a warm-up, say) each model has its own;
+# how long it is in all, the iterations tell.
+_SAME_TRAINING = re.compile(
+    r'(log_level|launcher|randomness|resume|env_cfg|visualizer|vis_backends|default_hooks\.(logger|visualization))(\..+)?'
+    r'|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)'
+    r'|param_scheduler\.\d+\.(begin|end|T_max)'
+)
+_NOT_THE_MODEL = re.compile(r'(?!model\.)|model\.(train_cfg|test_cfg)\b')
 
 
 @dataclass
@@ -45,12 +56,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Columns of one task under one protocol on one data set.
+    """Columns of one task under one protocol on one data set after one kind of training.
 
     Attributes:
         task: The task.
-        variation: What sets its protocol or data apart from others of the task, in words; '' if nothing does.
+        variation: What sets its protocol, training or data apart from others of the task, in words; '' if nothing does.
         protocol: The protocol.
+        training: The training, as of :func:`training_of`.
         metrics: The metrics, the main one first.
         models: Number of models that have figures in it.
     """
@@ -58,6 +70,7 @@ class Group:
     task: str
     variation: str
     protocol: Mapping[str, Any]
+    training: Mapping[str, Any]
     metrics: tuple[str, ...]
     models: int
 
@@ -107,6 +120,44 @@ class Section:
     unranked: str
 
 
+def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Sort overrides of a config into those of the model and those of the training.
+
+    Args:
+        overrides: ``KEY=VALUE`` each.
+
+    Returns:
+        Keys to values of either. Left out are paths, and what changes neither: numbers of workers, logging, seeds.
+    """
+    model, training = {}, {}
+    for override in overrides:
+        key, _, value = override.partition('=')
+        if key in LOCAL_OPTIONS or key.rpartition('.')[2] in _PLACES or _SAME_TRAINING.fullmatch(key):
+            continue
+        (training if _NOT_THE_MODEL.match(key) else model)[key] = value
+    return model, training
+
+
+def training_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the training of a record another than that of its peers, apart from the model.
+
+    Args:
+        record: A record.
+
+    Returns:
+        Iterations, processes, whether it started from trained weights (which ones differs from seed to seed where each
+        has a pretraining of its own), and the overrides of all but the model; nothing of a published figure.
+    """
+    if record['status'] not in MEASURED:
+        return {}
+    return {
+        'iterations': record['cost']['iterations'],
+        'processes': record['machine']['processes'],
+        'from': 'trained weights' if record['weights']['initial'] else 'random weights',
+        **dict(sorted(split_overrides(record['config']['overrides'])[1].items())),
+    }
+
+
 def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
     """Sort records into tables.
 
@@ -122,15 +173,27 @@ def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
     return [_section(status, [record for record in records if record['status'] == status]) for status in STATUSES]
 
 
+class _Key(NamedTuple):
+    """What figures of one column have in common, protocol and training as JSON."""
+
+    task: str
+    protocol: str
+    training: str
+    data: str
+
+
+def _key(record: dict[str, Any]) -> _Key:
+    protocol, training = (json.dumps(part, sort_keys=True) for part in (record['protocol'], training_of(record)))
+    return _Key(record['task'], protocol, training, record['data']['fingerprint'] if record['data'] else '')
+
+
 def _section(status: str, records: list[dict[str, Any]]) -> Section:
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    found: dict[_Key, list[dict[str, Any]]] = {}
     for record in records:
-        fingerprint = record['data']['fingerprint'] if record['data'] else ''
-        key = (record['task'], json.dumps(record['protocol'], sort_keys=True), fingerprint)
-        found.setdefault(key, []).append(record)
+        found.setdefault(_key(record), []).append(record)
     models = {key: len({record['model'] for record in members}) for key, members in found.items()}
-    tasks = _in_order([task for task, *_ in found])
-    keys = sorted(found, key=lambda key: (tasks.index(key[0]), -models[key]))  # the commonest protocol of a task first
+    tasks = _in_order([key.task for key in found])
+    keys = sorted(found, key=lambda key: (tasks.index(key.task), -models[key]))  # the commonest of a task first
     groups = tuple(_group(key, keys, found[key], models[key]) for key in keys)
     rows: dict[str, Row] = {}
     for record in records:
@@ -162,18 +225,22 @@ def _in_order(tasks: list[str]) -> list[str]:
     )
 
 
-def _group(
-    key: tuple[str, str, str], keys: list[tuple[str, str, str]], members: list[dict[str, Any]], models: int
-) -> Group:
-    others = [other for other in keys if other[0] == key[0]]
-    protocol = members[0]['protocol']
-    entries = Counter(entry for other in others for entry in _entries(json.loads(other[1])))
-    own = dict(entry for entry in protocol.items() if entries[entry[0], json.dumps(entry[1])] < len(others))
-    variation = protocol_words(own)
-    if len({fingerprint for *_, fingerprint in others}) > 1:
-        variation = ', '.join(filter(None, [variation, f'data {key[2][:8]}']))
+def _group(key: _Key, keys: list[_Key], members: list[dict[str, Any]], models: int) -> Group:
+    others = [other for other in keys if other.task == key.task]
+    protocol, training = members[0]['protocol'], training_of(members[0])
+    parts = [
+        protocol_words(_own(protocol, [json.loads(other.protocol) for other in others])),
+        protocol_words(_own(training, [json.loads(other.training) for other in others])),
+        f'data {key.data[:8]}' if len({other.data for other in others}) > 1 else '',
+    ]
     metrics = dict.fromkeys(metric for record in members for metric in record['metrics'])
-    return Group(key[0], variation, protocol, tuple(metrics), models)
+    return Group(key.task, ', '.join(filter(None, parts)), protocol, training, tuple(metrics), models)
+
+
+def _own(entries: Mapping[str, Any], all_entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that not all have."""
+    counts = Counter(entry for others in all_entries for entry in _entries(others))
+    return {name: value for name, value in entries.items() if counts[name, json.dumps(value)] < len(all_entries)}
 
 
 def _entries(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -225,7 +292,8 @@ def _rank(status: str, records: list[dict[str, Any]], groups: Sequence[Group]) -
     counts = Counter(group.task for group in groups)
     mixed = [record['task'] for record in records if counts[record['task']] > 1]
     if mixed:
-        return None, f'There is no rank across tasks, as {mixed[0]} has results under several protocols or data sets.'
+        several = f'{mixed[0]} has results of several protocols, trainings or data sets'
+        return None, f'There is no rank across tasks, as {several}.'
     if len({record['task'] for record in records}) < 2 or len({record['model'] for record in records}) < 2:
         return None, ''
     try:
