@@ -21,7 +21,7 @@ from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
 from lisa_backbone.leaderboard.sweep import schedule_options  # noqa: E402
 from lisa_backbone.leaderboard.tasks import MINI_TASKS  # noqa: E402
-from lisa_backbone.leaderboard.wording import count, number, percent, protocol_words  # noqa: E402
+from lisa_backbone.leaderboard.wording import MARKS_RULE, count, number, percent, protocol_words  # noqa: E402
 from lisa_backbone.records import read_records, validate  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / 'results' / 'published.jsonl'
@@ -271,9 +271,46 @@ def test_the_best_and_what_is_inside_the_noise():
     assert comparison.startswith('box AP on mini COCO: LiSA pico, A 0.470')
     assert comparison.endswith('inside the noise over seeds')
     # One seed tells nothing, so that nothing is best; and published figures have no seeds.
-    assert all(not cell.standing for row in sections([run('A', 0), run('B', 0)])[2].rows for cell in row.cells.values())
+    single = sections([run('A', 0), run('B', 0)])[2].rows
+    assert {cell.standing for row in single for cell in row.cells.values()} == {'untold'}
+    assert {c.standing for row in sections([run('A', 0)])[2].rows for c in row.cells.values()} == {''}
     assert all(not c.standing for row in sections([published('A', 0.4), published('B', 0.5)])[0].rows
                for c in row.cells.values())  # fmt: skip
+
+
+def standings(*models):
+    records = [record for name, values in zip('ABCDE', models, strict=False) for record in three_seeds(name, values)]
+    return {row.model: row.cells[0, 'box AP'].standing for row in sections(records)[2].rows}
+
+
+def test_one_seed_beside_three_cannot_be_told():
+    assert standings([0.5, 0.52, 0.54], [0.3]) == {'A': 'untold', 'B': 'untold'}
+    assert standings([0.5, 0.52, 0.54], [0.9]) == {'B': 'untold', 'A': 'untold'}
+    assert standings([0.5, 0.52, 0.54], [0.3, 0.32, 0.34], [0.4]) == {'A': 'best', 'B': '', 'C': 'untold'}
+
+
+def test_the_comparisons_of_a_column_are_corrected_for_their_number():
+    best = [0.500, 0.520, 0.540]
+    near = [0.485, 0.515, 0.525]  # differences 0.015, 0.005, 0.015: t = 3.5, p = 0.07
+    far = [0.480, 0.495, 0.520]  # 0.020, 0.025, 0.020: t = 13, p = 0.0059
+    assert standings(best, far) == {'A': 'best', 'B': ''}
+    assert standings(best, far, near) == {'A': 'best', 'B': '', 'C': 'noise'}
+    # As one of two like itself p is 0.012, beside eight others 0.053.
+    assert standings(best, far, far) == {'A': 'best', 'B': '', 'C': ''}
+    many = [record for name in 'BCDEFGHIJ' for record in three_seeds(name, far)]
+    rows = sections([*three_seeds('A', best), *many])[2].rows
+    assert [row.cells[0, 'box AP'].standing for row in rows] == ['best', *['noise'] * 9]
+    assert 'p = 0.0059, corrected for 9 comparisons 0.053' in rows[1].cells[0, 'box AP'].comparison
+
+
+def test_what_cannot_be_told_is_marked(tmp_path):
+    html, markdown, rows = files([*three_seeds('A', [0.5, 0.52, 0.54]), *three_seeds('B', [0.3])], tmp_path)
+    assert '| 30.0 (1) ? |' in markdown
+    assert [row['standing'] for row in rows] == ['untold', 'untold']
+    assert Page(html).texts['span'].count('?') == 2
+    assert MARKS_RULE in html
+    assert MARKS_RULE in markdown
+    assert 'corrected for their number by the method of Holm' in MARKS_RULE
 
 
 def test_ranks_leave_controls_out():

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from lisa_backbone.leaderboard.bootstrap import (  # noqa: E402
 )
 from lisa_backbone.leaderboard.statistics import (  # noqa: E402
     compare_seeds,
+    correct,
     metric_of,
     rank,
     summarise,
@@ -174,6 +176,36 @@ def test_values_that_do_not_vary():
     assert (apart.p, apart.in_noise) == (0, False)
     shifted = compare_seeds(runs('a', [0.7, 0.8, 0.9]), runs('b', [0.6, 0.7, 0.8]))  # equal but for rounding
     assert (shifted.low, shifted.high) == pytest.approx((0.1, 0.1))
+
+
+def with_p(*values):
+    base = compare_seeds(runs('a', A), runs('b', B))
+    return [replace(base, p=p, low=None if p is None else 0.01) for p in values]
+
+
+def test_many_comparisons_are_corrected_by_holm():
+    # As p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), 'holm') of R has it, in whatever order they come.
+    found = correct(with_p(0.04, 0.01, 0.05, 0.02, 0.03))
+    assert [one.corrected for one in found] == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
+    assert {one.comparisons for one in found} == {5}
+    # By hand: 0.001 x 3, 0.3 x 2, and 0.9 x 1; none above 1 or below one before it; what cannot be told does not count.
+    found = correct(with_p(0.9, None, 0.3, 0.001))
+    assert [one.corrected for one in found] == [pytest.approx(0.9), None, pytest.approx(0.6), pytest.approx(0.003)]
+    assert [one.comparisons for one in found] == [3, 1, 3, 3]
+    assert [one.corrected for one in correct(with_p(0.6, 0.7))] == [1, 1]
+    assert correct([]) == []
+
+
+def test_the_corrected_p_decides():
+    # 1 / 30 = 0.033 by itself and 0.067 as one of two.
+    alone, beside = correct(with_p(1 / 30))[0], correct(with_p(1 / 30, 0.5))[0]
+    assert (alone.in_noise, alone.corrected) == (False, 1 / 30)
+    assert (beside.in_noise, beside.corrected) == (True, pytest.approx(1 / 15))
+    assert beside.sentence().endswith('(paired t-test, p = 0.033, corrected for 2 comparisons 0.067): '
+                                      'inside the noise over seeds')  # fmt: skip
+    assert 'corrected' not in alone.sentence()
+    assert correct(with_p(0.02, 0.5))[0].in_noise is False
+    assert correct(with_p(None))[0].in_noise is None
 
 
 # --------------------------------------------------------------------------------------------------------- across tasks

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from .costs import Axis, costs
 from .details import details
 from .sections import Cell, Row, Section
-from .statistics import NOISE_RULE, RANK_METHOD
-from .wording import HEADINGS, LEADS, count, figure, protocol_words
+from .statistics import RANK_METHOD
+from .wording import HEADINGS, LEADS, MARKS, MARKS_RULE, count, figure, protocol_words
 
 __all__ = ['page']
 
@@ -81,6 +81,7 @@ def _section(
                     'cell': cell,
                     'text': _padded(text[0], decimals[number, metric]),
                     'spread': text[1],
+                    'mark': MARKS[cell.standing],
                     'id': len(opened),
                     'about': f'{row.model}, {group.title}, {metric}',
                 }
@@ -123,7 +124,7 @@ def _section(
         'sizes': sizes,
         'rows': rows,
         'ranked': bool(ranks),
-        'marked': any(cell.standing == 'noise' for row in section.rows for cell in row.cells.values()),
+        'marked': any(MARKS[cell.standing] for row in section.rows for cell in row.cells.values()),
         'notes': _notes(section),
     }
 
@@ -132,7 +133,7 @@ def _notes(section: Section) -> list[str]:
     """How to read the table, as sentences."""
     notes = []
     if any(cell.standing for row in section.rows for cell in row.cells.values()):
-        notes.append(f'Bold is the best of a column, and ≈ marks what cannot be told from it. {NOISE_RULE}')
+        notes.append(MARKS_RULE)
     if section.ranking:
         notes.append(f'Mean rank: {RANK_METHOD} {section.ranking.interval}'.strip())
         for model, lacking in section.ranking.left_out.items():

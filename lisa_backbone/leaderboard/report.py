@@ -12,8 +12,8 @@ from typing import Any
 
 from .page import page
 from .sections import Cell, Group, Row, Section, sections
-from .statistics import NOISE_RULE, RANK_METHOD
-from .wording import HEADINGS, LEADS, count, figure, protocol_words
+from .statistics import RANK_METHOD
+from .wording import HEADINGS, LEADS, MARKS, MARKS_RULE, count, figure, protocol_words
 
 __all__ = ['CSV_FILE', 'MARKDOWN_FILE', 'PAGE_FILE', 'report']
 
@@ -105,7 +105,7 @@ def _group(section: Section, number: int, group: Group) -> list[str]:
         lines.append('| ' + ' | '.join(words) + ' |')
         standing = standing or any(cell and cell.standing for cell in cells)
     if standing:
-        lines += ['', f'Bold is the best of a column, and ≈ marks what cannot be told from it. {NOISE_RULE}']
+        lines += ['', MARKS_RULE]
     return lines
 
 
@@ -118,7 +118,7 @@ def _figure(cell: Cell | None, measured: bool) -> str:
     if cell is None:
         return ''
     text = figure(cell.summary, measured)
-    return f'**{text}**' if cell.standing == 'best' else f'{text} ≈' if cell.standing == 'noise' else text
+    return f'**{text}**' if cell.standing == 'best' else f'{text} {MARKS[cell.standing]}'.strip()
 
 
 def _escaped(text: str) -> str:

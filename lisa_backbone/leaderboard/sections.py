@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from ..provenance import LOCAL_OPTIONS
 from ..records import MEASURED, STATUSES
-from .statistics import Ranking, Summary, compare_seeds, rank, summarise
+from .statistics import Ranking, Summary, compare_seeds, correct, rank, summarise
 from .tasks import MINI_CONTROLS, MINI_TASKS
 from .wording import input_words, protocol_words
 
@@ -43,7 +43,9 @@ class Cell:
         metric: Name of the metric.
         runs: Records of one seed each, in the order of the seeds.
         summary: Mean and deviation over the seeds, shares of one.
-        standing: ``'best'`` of its column, ``'noise'`` if its difference to the best is inside the noise, else ``''``.
+        standing: ``'best'`` of its column; ``'noise'`` if its difference to the highest is inside the noise;
+            ``'untold'`` if that cannot be told from so few seeds, or it is the highest and none can be told from it;
+            else ``''``.
         comparison: The comparison with the best in a sentence; '' where there is none.
     """
 
@@ -259,18 +261,16 @@ def _cell(metric: str, runs: list[dict[str, Any]], title: str) -> Cell:
 
 
 def _compare(column: list[Cell]) -> None:
-    """Mark the best of a column and what cannot be told from it."""
+    """Mark the best of a column, what is inside the noise beside it, and what cannot be told."""
     if len(column) < 2:
         return
     best = max(column, key=lambda cell: cell.summary.mean)
-    for cell in column:
-        if cell is not best:
-            comparison = compare_seeds(best.runs, cell.runs, cell.metric)
-            cell.comparison = comparison.sentence()
-            if comparison.in_noise is not None:
-                best.standing = 'best'  # which no single seed is
-            if comparison.in_noise:
-                cell.standing = 'noise'
+    others = [cell for cell in column if cell is not best]
+    found = correct([compare_seeds(best.runs, cell.runs, cell.metric) for cell in others])
+    best.standing = 'untold' if all(comparison.in_noise is None for comparison in found) else 'best'
+    for cell, comparison in zip(others, found, strict=True):
+        cell.comparison = comparison.sentence()
+        cell.standing = {None: 'untold', True: 'noise', False: ''}[comparison.in_noise]
 
 
 def _measure(row: Row) -> None:

@@ -8,7 +8,7 @@ set of images of the same kind gives another figure of the same model:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     'SeedComparison',
     'Summary',
     'compare_seeds',
+    'correct',
     'metric_of',
     'rank',
     'summarise',
@@ -31,9 +32,11 @@ __all__ = [
 ]
 
 NOISE_RULE = (
-    'A difference of two models is inside the noise where the 95 % confidence interval of the difference of their '
-    'means over seeds holds 0 (a paired t-test where both have the same seeds, else the t-test of Welch), and with '
-    'fewer than two seeds of either it cannot be told.'
+    'Each model of a column is compared with the one of the highest mean over seeds, by a paired t-test where both '
+    'have the same seeds, else by the t-test of Welch. The p-values of a column are corrected for their number by the '
+    'method of Holm, and a difference is inside the noise where the corrected one is 0.05 or more. With one seed of '
+    'either it cannot be told. That the highest was chosen by the same figures, which flatters it, is not corrected '
+    'for; nor are the columns for their number.'
 )
 RANK_METHOD = (
     'Within each task the models are ranked by the mean of its main metric over their seeds, 1 being the best and '
@@ -137,6 +140,8 @@ class SeedComparison:
         p: Of the hypothesis that there is no difference.
         test: ``'paired t-test'`` or ``"Welch's t-test"``; ``None`` where it cannot be told.
         confidence: Of the interval, a share of one.
+        corrected: ``p``, corrected for the number of comparisons it is one of; ``None`` where it was not corrected.
+        comparisons: That number.
     """
 
     task: str
@@ -149,10 +154,14 @@ class SeedComparison:
     p: float | None
     test: str | None
     confidence: float = 0.95
+    corrected: float | None = None
+    comparisons: int = 1
 
     @property
     def in_noise(self) -> bool | None:
-        """Whether the interval holds 0; ``None`` where it cannot be told."""
+        """Whether the interval holds 0, or the corrected p is too large; ``None`` where it cannot be told."""
+        if self.corrected is not None:
+            return self.corrected >= 1 - self.confidence
         return None if self.low is None or self.high is None else self.low <= 0 <= self.high
 
     def warning(self) -> str | None:
@@ -178,9 +187,12 @@ class SeedComparison:
         if self.in_noise is None:
             return f'{start}; one seed of either is too few to tell whether they differ'
         where = 'inside the noise over seeds' if self.in_noise else 'outside the noise over seeds'
+        corrected = ''
+        if self.comparisons > 1:
+            corrected = f', corrected for {self.comparisons} comparisons {self.corrected:.2g}'
         return (
             f'{start}, {100 * self.confidence:g} % interval {self.low:+.3f} to {self.high:+.3f} ({self.test}, '
-            f'p = {self.p:.2g}): {where}'
+            f'p = {self.p:.2g}{corrected}): {where}'
         )
 
 
@@ -236,6 +248,26 @@ def compare_seeds(
         test=test,
         confidence=confidence,
     )
+
+
+def correct(comparisons: Sequence[SeedComparison]) -> list[SeedComparison]:
+    """Correct p-values for their number by the method of Holm, which holds whatever depends on what.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes less than one before it, nor more
+    than 1.
+
+    Args:
+        comparisons: Comparisons that are read together, such as those of a column.
+
+    Returns:
+        The same in the same order; those that cannot be told neither count nor change.
+    """
+    told = sorted((c.p, index) for index, c in enumerate(comparisons) if c.p is not None)
+    corrected, highest = list(comparisons), 0.0
+    for place, (p, index) in enumerate(told):
+        highest = max(highest, min((len(told) - place) * p, 1.0))
+        corrected[index] = replace(comparisons[index], corrected=highest, comparisons=len(told))
+    return corrected
 
 
 def _t_interval(x: np.ndarray, y: np.ndarray, paired: bool, confidence: float) -> tuple[float, float, float]:

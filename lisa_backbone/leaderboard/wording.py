@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .statistics import Summary
+from .statistics import NOISE_RULE, Summary
 
-__all__ = ['HEADINGS', 'LEADS', 'MEANING', 'count', 'figure', 'input_words', 'number', 'percent', 'protocol_words']
+__all__ = [
+    'HEADINGS',
+    'LEADS',
+    'MARKS',
+    'MARKS_RULE',
+    'MEANING',
+    'count',
+    'figure',
+    'input_words',
+    'number',
+    'percent',
+    'protocol_words',
+]
 
 HEADINGS = {'published': 'Published', 'reproduced': 'Reproduced here', 'mini': 'Mini sets'}
 MEANING = {
@@ -28,6 +40,13 @@ LEADS = {
         f'how operators compare on so little; they say nothing about the real data sets. {_SEEDS}'
     ),
 }
+
+# Beside a figure, by its standing; the best is bold.
+MARKS = {'best': '', 'noise': '≈', 'untold': '?', '': ''}
+MARKS_RULE = (
+    'Bold is the best of a column, ≈ marks what is inside the noise beside it, and ? what cannot be told for want of '
+    f'seeds. {NOISE_RULE}'
+)
 
 
 def percent(value: float) -> str:
