@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,13 +18,14 @@ pytest.importorskip('mmengine')
 
 from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.leaderboard.costs import costs, read_benchmarks  # noqa: E402
 from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa: E402
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
 from lisa_backbone.leaderboard.sweep import schedule_options  # noqa: E402
 from lisa_backbone.leaderboard.tasks import MINI_TASKS  # noqa: E402
 from lisa_backbone.leaderboard.wording import MARKS_RULE, count, number, percent, protocol_words  # noqa: E402
-from lisa_backbone.records import read_records, validate  # noqa: E402
+from lisa_backbone.records import add_records, read_records, validate  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / 'results' / 'published.jsonl'
 
@@ -397,8 +400,9 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
     shared |= {'threads': '2', 'input': '224x224'}
     benchmarks = [
         {**shared, 'candidate': 'timm.a', 'model': 'A', 'per_second': '12.5'},
-        {**shared, 'candidate': 'configs/det/mini.py:a.b=1', 'per_second': '80'},
-        {**shared, 'candidate': 'configs/det/mini.py', 'per_second': ''},  # out of memory
+        {**shared, 'candidate': 'configs/det/mini.py', 'per_second': '80'},  # overrides of the training do not matter
+        {**shared, 'candidate': 'configs/det/mini.py:model.c=2', 'per_second': '90'},  # another model
+        {**shared, 'candidate': 'configs/det/mini.py:model.c=1', 'per_second': ''},  # out of memory
         {**shared, 'candidate': 'B', 'batch': '1', 'per_second': '3', 'kind': 'model'},
     ]
     plots = embedded(files(records, tmp_path, benchmarks)[0])['plots']
@@ -417,6 +421,77 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
     assert points['C']['at'] == {'0': 1.0, '1': 0.07, '2': 80.0}
     assert points['D']['at'] == {'0': 1.0, '1': 0.07}
     assert (points['C']['mean'], points['C']['sd'], points['C']['text']) == (40.0, None, '40.0 (1)')
+
+
+CONDITIONS = {'mode': 'inference', 'batch_asked': '8', 'batch': '8', 'input': '64x64', 'torch': '2.13.0+cpu'}
+
+
+def throughputs(rows, overrides=(), model='A'):
+    config = {'file': 'configs/det/mini.py', 'digest': 'c' * 64, 'overrides': list(overrides)}
+    cell = sections([run(model, 0, config=config)])[2].rows[0].cells[0, 'box AP']
+    given = [{**CONDITIONS, 'candidate': 'configs/det/mini.py', **row} for row in rows]
+    found = costs(cell, model, given)
+    return {axis.label.partition('inference, ')[2]: value for axis, value in found.items() if 'Through' in axis.label}
+
+
+def test_each_version_of_torch_and_batch_has_an_axis():
+    rows = [
+        {'per_second': '10'},
+        {'per_second': '11', 'torch': '2.9.1'},
+        {'per_second': '12', 'batch_asked': '32'},  # which ran out of memory
+        {'per_second': '13', 'batch_asked': '32', 'batch': '32'},
+    ]
+    assert throughputs(rows) == {
+        '64 x 64, batch 8, torch 2.13.0+cpu': 10,
+        '64 x 64, batch 8, torch 2.9.1': 11,
+        '64 x 64, batch 8 where 32 do not fit, torch 2.13.0+cpu': 12,
+        '64 x 64, batch 32, torch 2.13.0+cpu': 13,
+    }
+    with pytest.raises(
+        UserError, match=r'throughput of configs/det/mini.py twice \(inference, 64 x 64, batch 8, torch'
+    ):
+        throughputs([*rows, {'per_second': '10'}])
+
+
+def test_benchmarks_are_found_by_config_and_overrides_of_the_model():
+    rows = [
+        {
+            'candidate': 'configs/det/mini.py:model.backbone.attention.type=XCA,model.backbone.a=0.001',
+            'per_second': '5',
+        },
+        {'candidate': 'configs/det/mini.py:model.backbone.attention.type=TSSA', 'per_second': '6', 'torch': '2'},
+        {'candidate': 'configs/det/other.py', 'per_second': '7', 'torch': '3'},
+    ]
+    trained = ('train_cfg.max_epochs=6', 'model.backbone.a=1e-3', 'model.backbone.attention.type=XCA', 'data_root=/d')
+    assert list(throughputs(rows, trained).values()) == [5]
+    assert throughputs(rows) == {}
+    assert list(throughputs([{**rows[2], 'model': 'A'}]).values()) == [7]
+    assert throughputs([{**rows[2], 'model': 'B'}]) == {}
+
+
+def test_benchmarks_of_the_results_folder_are_taken(tmp_path):
+    for name, speed in (('benchmark-a.csv', '1'), ('decoding.csv', '2')):
+        (tmp_path / name).write_text(f'candidate,per_second\nA,{speed}\n')
+    assert read_benchmarks(None, tmp_path) == [{'candidate': 'A', 'per_second': '1'}]
+    assert read_benchmarks([], tmp_path) == []
+    assert read_benchmarks([tmp_path / 'decoding.csv'], tmp_path) == [{'candidate': 'A', 'per_second': '2'}]
+    with pytest.raises(UserError, match=r'benchmark-b.csv does not exist; name files'):
+        read_benchmarks([tmp_path / 'benchmark-b.csv'], tmp_path)
+
+
+def test_the_tool_takes_them_unless_others_are_named(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location('tool', PUBLISHED.parents[1] / 'tools' / 'leaderboard.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, 'REPO', tmp_path)
+    add_records(tmp_path / 'results' / 'mini.jsonl', [run('A', 0)])
+    rows = tmp_path / 'results' / 'benchmark-a.csv'
+    rows.write_text('candidate,per_second\nconfigs/det/mini.py,25\n')
+    for more, axes in (([], 3), (['--benchmarks'], 2), (['--benchmarks', str(rows)], 3)):
+        monkeypatch.setattr(sys, 'argv', ['leaderboard.py', 'report', '--out', str(tmp_path / 'out'), *more])
+        assert tool.report(tool.parse_args()) == 0
+        plots = embedded((tmp_path / 'out' / 'leaderboard.html').read_text())['plots']
+        assert len(plots['mini']['axes']) == axes
 
 
 def test_nothing_in_a_record_becomes_markup(tmp_path):

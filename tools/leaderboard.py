@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from lisa_backbone import compat
 from lisa_backbone.errors import UserError, exit_with_sentence
 
 REPO = Path(__file__).resolve().parent.parent
+BENCHMARKS = 'CSV files of tools/benchmark.py (default: results/benchmark-*.csv)'
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,13 +61,13 @@ def parse_args() -> argparse.Namespace:
 
     report = actions.add_parser('report', help='write a page, tables in Markdown and a CSV file of all results')
     report.add_argument('--results', type=Path, nargs='+', help='files of records (default: all in results/)')
-    report.add_argument('--benchmarks', type=Path, nargs='*', default=[], help='CSV files of tools/benchmark.py')
+    report.add_argument('--benchmarks', type=Path, nargs='*', help=BENCHMARKS)
     report.add_argument('--out', type=Path, default=REPO / 'work_dirs' / 'report', help='folder for the files')
 
     draw = actions.add_parser('draw', help='draw figures with their spread against what they cost')
     draw.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
     draw.add_argument('--against', nargs='+', default=['macs'], choices=['macs', 'parameters', 'throughput'])
-    draw.add_argument('--benchmarks', type=Path, nargs='*', default=[], help='CSV files of tools/benchmark.py')
+    draw.add_argument('--benchmarks', type=Path, nargs='*', help=BENCHMARKS)
     draw.add_argument('--out', type=Path, required=True, help='the picture, .png or .svg')
 
     compare = actions.add_parser('compare', help='compare the saved predictions of two tests by a paired bootstrap')
@@ -131,37 +133,36 @@ def table(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write the report."""
+    from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.report import report as write
     from lisa_backbone.records import read_records
-    from lisa_backbone.rows import read_rows
 
-    _require([*(args.results or ()), *args.benchmarks])
+    _require(args.results or ())
     records = read_records(args.results or REPO / 'results')
-    rows = [row for path in args.benchmarks for row in read_rows(path)]
-    for path in write(records, args.out, rows):
+    for path in write(records, args.out, read_benchmarks(args.benchmarks, REPO / 'results')):
         print(path)
     return 0
 
 
 def draw(args: argparse.Namespace) -> int:
     """Draw a file of results."""
+    from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.plot import draw_results
     from lisa_backbone.records import read_records
-    from lisa_backbone.rows import read_rows
 
-    _require([args.results, *args.benchmarks])
+    _require([args.results])
     if args.out.suffix not in ('.png', '.svg'):
         raise UserError(f'--out {args.out} is neither .png nor .svg; name one of them')
-    rows = [row for path in args.benchmarks for row in read_rows(path)]
+    rows = read_benchmarks(args.benchmarks, REPO / 'results')
     draw_results(read_records(args.results), args.out, args.against, rows)
     print(args.out)
     return 0
 
 
-def _require(paths: list[Path]) -> None:
+def _require(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise UserError(f'{path} does not exist; name files of records or benchmarks that do')
+            raise UserError(f'{path} does not exist; name files of records that do')
 
 
 def compare(args: argparse.Namespace) -> int:

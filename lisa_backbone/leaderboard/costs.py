@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from .sections import Cell
+from ..benchmarking.candidates import parse_pairs
+from ..errors import UserError
+from ..rows import read_rows
+from .sections import Cell, split_overrides
 from .wording import input_words
 
-__all__ = ['Axis', 'costs']
+__all__ = ['Axis', 'costs', 'read_benchmarks']
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,23 @@ class Axis:
     scale: float
 
 
+def read_benchmarks(paths: Sequence[Path] | None, folder: Path) -> list[dict[str, str]]:
+    """The rows of benchmark files.
+
+    Args:
+        paths: The files; ``None`` for all ``benchmark-*.csv`` of a folder.
+        folder: That folder.
+
+    Raises:
+        UserError: A file does not exist.
+    """
+    for path in paths or ():
+        if not path.is_file():
+            raise UserError(f'{path} does not exist; name files that tools/benchmark.py wrote')
+    return [row for path in (sorted(folder.glob('benchmark-*.csv')) if paths is None else paths)
+            for row in read_rows(path)]  # fmt: skip
+
+
 def costs(cell: Cell, model: str, benchmarks: Iterable[Mapping[str, str]] = ()) -> dict[Axis, float]:
     """The costs of a figure.
 
@@ -35,10 +57,13 @@ def costs(cell: Cell, model: str, benchmarks: Iterable[Mapping[str, str]] = ()) 
         cell: The figure.
         model: Whose it is.
         benchmarks: Rows of benchmark files. A row counts for the model that its column ``model`` names; without one,
-            for the runs of the config that its column ``candidate`` names, overrides included.
+            for the runs of the config that its column ``candidate`` names, with the same overrides of the model.
 
     Returns:
         The numbers by axis. Of a benchmark, throughput is in inputs a second.
+
+    Raises:
+        UserError: Two rows give the throughput of the model under the same conditions.
     """
     run, found = cell.runs[0], {}
     if run['parameters']['backbone'] is not None:
@@ -48,16 +73,32 @@ def costs(cell: Cell, model: str, benchmarks: Iterable[Mapping[str, str]] = ()) 
         words = f'an input of {input_words(shape)}' if shape else 'a view of a clip, of the size its source took'
         found[Axis(f'MACs of the backbone for {words}', 'G', 1e9)] = run['macs']['value']
     for row in benchmarks:
-        if row.get('per_second') and (row.get('model') or row.get('candidate')) in (model, _candidate(run)):
-            found[Axis(f'Throughput of the {_part(row)}, {_conditions(row)}', 'a second', 1)] = float(row['per_second'])
+        if row.get('per_second') and _is_of(row, run, model):
+            axis = Axis(f'Throughput of the {_part(row)}, {_conditions(row)}', 'a second', 1)
+            if axis in found:
+                raise UserError(
+                    f'benchmark files give the throughput of {row.get("model") or row["candidate"]} twice '
+                    f'({_conditions(row)}); remove a row, or name the files to take with --benchmarks'
+                )
+            found[axis] = float(row['per_second'])
     return found
 
 
-def _candidate(run: Mapping) -> str | None:
-    """What a benchmark of the config of a run is called."""
-    if not run['config']:
-        return None
-    return ':'.join(filter(None, [run['config']['file'], ','.join(run['config']['overrides'])]))
+def _is_of(row: Mapping[str, str], run: Mapping, model: str) -> bool:
+    """Whether a row counts for a run of a model."""
+    if row.get('model'):
+        return row['model'] == model
+    candidate = row.get('candidate') or ''
+    file, _, _ = candidate.partition(':')
+    if not run['config'] or file != run['config']['file']:
+        return candidate == model
+    return _model_options(candidate) == _model_options(f'{file}:{",".join(run["config"]["overrides"])}')
+
+
+@cache
+def _model_options(candidate: str) -> dict[str, str]:
+    """Overrides of the model in the name of a candidate, so read that 1e-3 is 0.001; those of the training left out."""
+    return split_overrides([f'{key}={value}' for key, value in parse_pairs(candidate).items()])[0]
 
 
 def _part(row: Mapping[str, str]) -> str:
@@ -71,8 +112,16 @@ def _conditions(row: Mapping[str, str]) -> str:
         row.get('dtype'),
         (row.get('input') or '').replace('x', ' x '),
         '' if views == '1' else f'{views} views',
-        f'batch {row["batch"]}' if row.get('batch') else '',
+        _batch(row),
         row.get('device_name') or row.get('device'),
         f'{row["threads"]} threads' if row.get('device') == 'cpu' and row.get('threads') else '',
+        f'torch {row["torch"]}' if row.get('torch') else '',
     ]
     return ', '.join(filter(None, words))
+
+
+def _batch(row: Mapping[str, str]) -> str:
+    if not row.get('batch'):
+        return ''
+    asked = row.get('batch_asked') or row['batch']
+    return f'batch {row["batch"]}' + (f' where {asked} do not fit' if asked != row['batch'] else '')
