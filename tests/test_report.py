@@ -24,7 +24,7 @@ from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
 from lisa_backbone.leaderboard.sweep import schedule_options  # noqa: E402
 from lisa_backbone.leaderboard.tasks import MINI_TASKS  # noqa: E402
-from lisa_backbone.leaderboard.wording import MARKS_RULE, count, number, percent, protocol_words  # noqa: E402
+from lisa_backbone.leaderboard.wording import MARKS_RULE, count, input_words, number, percent, protocol_words  # noqa: E402
 from lisa_backbone.records import add_records, read_records, validate  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / 'results' / 'published.jsonl'
@@ -421,6 +421,27 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
     assert points['C']['at'] == {'0': 1.0, '1': 0.07, '2': 80.0}
     assert points['D']['at'] == {'0': 1.0, '1': 0.07}
     assert (points['C']['mean'], points['C']['sd'], points['C']['text']) == (40.0, None, '40.0 (1)')
+
+
+def test_frames_of_an_image_backbone_are_no_image(tmp_path):
+    image, clip, frames = ([1, 3, 224, 224], [1, 3, 8, 224, 224], [8, 3, 224, 224])
+    assert [input_words(shape) for shape in (image, clip, frames, [])] == [
+        '224 x 224',
+        '8 x 224 x 224',
+        '8 x 224 x 224',
+        'a clip',
+    ]
+    records = [
+        run('TSM', 0, 'mini SSv2', macs={'value': 8_000, 'input': frames}),
+        run('TSM', 0, macs={'value': 1_000, 'input': image}),
+    ]
+    section = sections(records)[2]
+    assert section.rows[0].macs == {'224 x 224': 1_000, '8 x 224 x 224': 8_000}
+    labels = [axis.label for cell in section.rows[0].cells.values() for axis in costs(cell, 'TSM')]
+    assert {label for label in labels if 'MACs' in label} == {
+        'MACs of the backbone for an input of 224 x 224',
+        'MACs of the backbone for an input of 8 x 224 x 224',
+    }
 
 
 CONDITIONS = {'mode': 'inference', 'batch_asked': '8', 'batch': '8', 'input': '64x64', 'torch': '2.13.0+cpu'}

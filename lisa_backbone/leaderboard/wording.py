@@ -88,12 +88,14 @@ def protocol_words(protocol: Mapping[str, Any]) -> str:
 
 
 def input_words(shape: Sequence[int]) -> str:
-    """The size of an input, without batch and channels: ``224 x 224``, ``8 x 112 x 112`` for a clip.
+    """The size of an input, without channels: ``224 x 224``, ``8 x 112 x 112`` for a clip.
 
     Args:
-        shape: (1, 3, H, W) or (1, 3, T, H, W); empty for a clip whose size the source does not give.
+        shape: (1, 3, H, W), (1, 3, T, H, W), or (T, 3, H, W) where frames go through a backbone of images; empty for a
+            clip whose size the source does not give.
     """
-    return ' x '.join(map(str, shape[2:])) or 'a clip'
+    frames = [] if not shape or shape[0] == 1 else [shape[0]]
+    return ' x '.join(map(str, [*frames, *shape[2:]])) or 'a clip'
 
 
 def _word(value: Any) -> str:
