@@ -18,17 +18,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append_rows(path: Path, rows: Sequence[dict]) -> None:
+def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ()) -> None:
     """Add rows by replacing the file.
 
     Args:
         path: The file; it is made if it is missing.
         rows: At least one, all with the columns of the file.
+        replaced: Rows of the file that they stand in for, as :func:`read_rows` gives them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.partial')
     with partial.open('w', newline='') as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows([*read_rows(path), *rows])
+        writer.writerows([*(row for row in read_rows(path) if row not in replaced), *rows])
     os.replace(partial, path)

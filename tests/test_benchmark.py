@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,73 @@ def test_sweep_of_a_candidate_ends_where_it_does_not_fit(tmp_path, monkeypatch, 
     tried.clear()
     run_benchmark(more)
     assert tried == []
+
+
+def slow(tried, seconds):
+    """A stand-in for a probe in which a pass takes some seconds."""
+
+    def probe(job):
+        tried.append((job.shape[0], job.batch))
+        if seconds(job) > job.limit:
+            raise TooSlow({'macs': 5})
+
+    return found_by(probe)
+
+
+def test_a_batch_that_is_too_slow_leaves_smaller_ones_in(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(runs, 'probe_apart', slow(tried, lambda job: job.batch * job.shape[0]))
+    more = settings(tmp_path, candidates=OPERATORS[:1], shapes=tuple((n, n) for n in (2, 3, 4)), sweep=True)
+    (path,) = run_benchmark(replace(more, batches=(1, 32), limit=70))
+    found = [(r['input'], r['batch_asked'], r['status']) for r in read_rows(path)]
+    assert found == [
+        ('2x2', '1', ''),
+        ('2x2', '32', ''),
+        ('3x3', '1', ''),
+        ('3x3', '32', 'a pass takes over 70 s'),
+        ('4x4', '1', ''),
+    ]
+    tried.clear()
+    run_benchmark(replace(more, batches=(1, 64), limit=70))  # what was too slow with 32 is so with 64
+    assert tried == [(2, 64)]
+
+
+def test_what_was_too_slow_is_tried_again_with_more_time(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(runs, 'probe_apart', slow(tried, lambda job: {2: 10, 3: 100, 4: 1000}[job.shape[0]]))
+    more = settings(tmp_path, candidates=OPERATORS[:1], shapes=tuple((n, n) for n in (2, 3, 4)), sweep=True)
+
+    def run(limit):
+        tried.clear()
+        (path,) = run_benchmark(replace(more, limit=limit))
+        return [(r['input'], r['status']) for r in read_rows(path)], [side for side, _ in tried]
+
+    ended = [('2x2', ''), ('3x3', 'a pass takes over 60 s')]
+    assert run(60) == (ended, [2, 3])
+    assert run(60) == (ended, [])
+    assert run(30) == (ended, [])
+    assert run(90) == ([('2x2', ''), ('3x3', 'a pass takes over 90 s')], [3])
+    assert run(600.5) == ([('2x2', ''), ('3x3', ''), ('4x4', 'a pass takes over 600.5 s')], [3, 4])
+    assert run(1200) == ([('2x2', ''), ('3x3', ''), ('4x4', '')], [4])
+
+
+def test_a_retry_that_is_stopped_loses_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, 'probe_apart', slow([], lambda job: 100))
+    (path,) = run_benchmark(settings(tmp_path))
+    before = path.read_text()
+    assert [r['status'] for r in read_rows(path)] == ['a pass takes over 60 s'] * 2
+
+    def interrupt(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, 'probe_apart', found_by(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(settings(tmp_path, limit=200))
+    assert path.read_text() == before
+    monkeypatch.setattr(runs, 'probe_apart', slow([], lambda job: 100))
+    run_benchmark(settings(tmp_path, candidates=OPERATORS[1:], limit=200))
+    rows = [(r['candidate'], r['status']) for r in read_rows(path)]
+    assert rows == [('NoMixing', 'a pass takes over 60 s'), ('SelfAttention:rpe=None', '')]
 
 
 def test_rows_hold_the_batch_that_fits(tmp_path, monkeypatch):

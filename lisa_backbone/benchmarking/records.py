@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,9 @@ from .candidates import Candidate
 from .passes import measurement, ratios
 from .settings import Group, Settings, sizes
 
-__all__ = ['has_stopped', 'is_of', 'make_row', 'read_file', 'words']
+__all__ = ['has_stopped', 'is_of', 'is_outdated', 'make_row', 'read_file', 'too_slow', 'words']
+
+_TOO_SLOW = 'a pass takes over {} s'
 
 
 def make_row(
@@ -99,10 +102,24 @@ def is_of(row: Mapping[str, str], group: Group, settings: Settings) -> bool:
     return tuple(row[column] for column in ('mode', 'input', 'views', 'batch_asked')) == mine
 
 
+def too_slow(limit: float) -> str:
+    """The ``status`` of a candidate of which a pass takes longer than a limit in seconds."""
+    return _TOO_SLOW.format(f'{limit:.12g}')
+
+
+def is_outdated(row: Mapping[str, str], limit: float) -> bool:
+    """Whether a row says that a pass took too long for a limit below this one, so that it may not for this one."""
+    found = re.fullmatch(_TOO_SLOW.format('(.+)'), row['status'])
+    return bool(found) and float(found[1]) < limit
+
+
 def has_stopped(candidate: Candidate, rows: Sequence[Mapping[str, str]], group: Group) -> bool:
-    """Whether a candidate came to its end in a smaller size of a sweep."""
+    """Whether a candidate came to its end in a smaller size of a sweep, at no larger a batch."""
     mine = [row for row in rows if (row['candidate'], row['mode']) == (candidate.label, group.mode)]
-    return any(row['status'] and int(row['positions']) < group.positions for row in mine)
+    return any(
+        row['status'] and int(row['positions']) < group.positions and int(row['batch_asked']) <= group.batch
+        for row in mine
+    )
 
 
 def words(row: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from ..rows import append_rows, read_rows
 from .candidates import Candidate
 from .passes import OutOfMemory, back_off, make_pass, precision, time_in_turns, use_device
 from .probe import Job, TooSlow, probe_apart
-from .records import has_stopped, is_of, make_row, read_file, words
+from .records import has_stopped, is_of, is_outdated, make_row, read_file, too_slow, words
 from .settings import Group, Settings
 
 __all__ = ['run_benchmark']
@@ -54,6 +54,9 @@ def run_benchmark(settings: Settings) -> list[Path]:
     if known:
         made = ', '.join(sorted({row['commit'] for row in known}))
         print(f'{len(known)} rows are there (commit {made}) and are not measured again; remove the file to do so')
+    retried = sum(is_outdated(row, settings.limit) for row in known)
+    if retried:
+        print(f'{retried} of them took too long for a smaller --limit; those asked for now are tried again')
     # By the size of the inputs, so that the time left is not that of the small ones.
     weights = {group: group.positions * group.batch * (3 if group.mode == 'training' else 1) for group in groups}
     layout = '{percentage:3.0f}% |{bar:20}| {elapsed}<{remaining} {desc}'
@@ -83,7 +86,9 @@ def _ticking(bar: tqdm, weight: float) -> Iterator[Tick]:
 
 def _measure(group: Group, settings: Settings, tick: Tick) -> list[dict[str, str]]:
     """Measure the candidates of a group that the file lacks, beside the first of all, and write their rows."""
-    rows = read_rows(group.path)
+    outdated, rows = [], []
+    for row in read_rows(group.path):
+        (outdated if is_outdated(row, settings.limit) else rows).append(row)
     there = {row['candidate']: row for row in rows if is_of(row, group, settings)}
     missing = [c for c in settings.candidates if c.label not in there]
     if settings.sweep:
@@ -103,7 +108,9 @@ def _measure(group: Group, settings: Settings, tick: Tick) -> list[dict[str, str
     if settings.device != 'cpu':
         torch.cuda.empty_cache()  # which the next probes need
     new = [make_row(candidate, found, seconds, group, settings) for candidate in missing]
-    append_rows(group.path, new)
+    labels = {candidate.label for candidate in missing}
+    retried = [row for row in outdated if row['candidate'] in labels and is_of(row, group, settings)]
+    append_rows(group.path, new, replaced=retried)
     return new
 
 
@@ -132,7 +139,7 @@ def _probe(candidate: Candidate, group: Group, settings: Settings) -> dict[str, 
     try:
         fits = back_off(run, group.batch)
     except TooSlow as error:
-        return {**error.args[0], 'status': f'a pass takes over {settings.limit:g} s'}
+        return {**error.args[0], 'status': too_slow(settings.limit)}
     return {**fits[1], 'batch': fits[0]} if fits else {**known, 'status': 'out of memory'}
 
 
