@@ -1,6 +1,7 @@
 """The linter: what it counts, and what it finds."""
 
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +15,19 @@ pytest.importorskip('mmpretrain')
 
 from lisa_backbone.attention import ATTENTION  # noqa: E402
 from lisa_backbone.config import config_digest, load_config  # noqa: E402
-from lisa_backbone.leaderboard.lint import COSTS, cost_of, fill_tables, lint, list_configs  # noqa: E402
+from lisa_backbone.leaderboard.lint import (  # noqa: E402
+    COSTS,
+    TABLES,
+    _attention,
+    _lint_page,
+    _names,
+    cost_of,
+    fill_tables,
+    lint,
+    list_configs,
+)
 from lisa_backbone.records import add_records, read_records  # noqa: E402
+from lisa_backbone.runner import parse_options  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 DIGEST = 'ab' * 32
@@ -54,6 +66,7 @@ def checkout(tmp_path):
         'status': 'mini',
         'task': 'mini ImageNet',
         'model': 'vgg',
+        'backbone': 'vgg',
         'seed': 0,
         'metrics': {'top-1': 0.5},
         'parameters': {'model': cost.parameters, 'backbone': cost.backbone_parameters},
@@ -147,6 +160,106 @@ def test_a_record_that_says_otherwise_is_found(checkout):
     assert 'is mini and has no cost: a result without provenance' in found(checkout)[0]
 
 
+def test_macs_of_another_input_are_found(checkout):
+    _, macs = vgg11()
+    change(checkout, macs={'value': macs, 'input': [1, 3, 224, 224]})
+    assert found(checkout) == [
+        'record of mini ImageNet, vgg, seed 0: says input of MACs 1x3x224x224, and it is 1x3x32x32'
+    ]
+
+
+def test_a_record_whose_config_cannot_be_built_does_not_hide_others(checkout):
+    path = checkout / 'results' / 'mini.jsonl'
+    (record,) = read_records(path)
+    (checkout / 'configs' / 'pretrain' / 'broken_mini-imagenet.py').write_text("model = dict(type='Nothing')\n")
+    broken = {**record, 'config': {**record['config'], 'file': 'configs/pretrain/broken_mini-imagenet.py'}}
+    others = {'versions': {'onedl-mmengine': '0.0.1'}}  # of frameworks with which it may have been built
+    misspelt = {**record['config'], 'overrides': ['model.backbone.dept=13']}
+    add_records(
+        path,
+        [
+            {**broken, 'model': 'broken', 'backbone': 'broken', **others},
+            {**record, 'model': 'vgg 13', 'config': misspelt, **others},
+            {**record, 'model': 'vgg 14', 'parameters': {'model': 1, 'backbone': 1}},
+        ],
+    )
+    sentences = [line for line in found(checkout) if line.startswith('record of')]
+    assert sentences[0].startswith('record of mini ImageNet, broken, seed 0: its config cannot be built: ')
+    assert sentences[1].startswith('record of mini ImageNet, vgg 13, seed 0: its config cannot be built: ')
+    assert 'depth' in sentences[1]  # what was meant
+    assert sentences[2].startswith('record of mini ImageNet, vgg 14, seed 0: says parameters 1, ')
+
+
+@pytest.mark.parametrize(
+    ('more', 'problem'),
+    [
+        ({'status': 'reproduced'}, 'says status reproduced, and that of its config is mini'),
+        ({'task': 'mini COCO'}, 'says task mini COCO, and that of its config is mini ImageNet'),
+        ({'backbone': 'swin-p'}, 'says backbone swin-p, and that of its config is vgg'),
+        ({'attention': 'LiSAttention'}, 'says attention LiSAttention, and that of its config is None'),
+        ({'model': 'vgg16'}, 'says model vgg16, and that of its config is vgg'),
+        ({'model': 'vgg (old recipe)'}, None),
+    ],
+)
+def test_a_record_under_another_name_is_found(checkout, more, problem):
+    change(checkout, **more)
+    lines = [line.partition('seed 0: ')[2] for line in found(checkout) if line.startswith('record')]
+    assert lines == ([problem] if problem else [])
+
+
+def test_the_attention_of_a_record_is_that_of_its_overrides():
+    record = read_records(REPO / 'results' / 'mini.jsonl')[0]
+    config, overrides = REPO / record['config']['file'], record['config']['overrides']
+    assert overrides == [f'model.backbone.attention.type={record["attention"]}']
+    assert _names(record, _attention(config, parse_options(overrides))) == []
+    other = _names(record, _attention(config, parse_options(['model.backbone.attention.type=XCA'])))
+    assert other == [
+        f'says attention {record["attention"]}, and that of its config is XCA',
+        f'says model {record["model"]}, and that of its config is {record["backbone"]}, XCA',
+    ]
+    gone = {**record, 'config': {**record['config'], 'file': 'configs/pretrain/x.py'}}
+    assert _names(gone, None) == ['its config configs/pretrain/x.py is of no task of the leaderboard']
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        ('<!-- table: results/mini.jsonl -->\n', ''),
+        ('<!-- end of table -->', ''),
+        ('results/mini.jsonl', 'results/other.jsonl'),
+        ('# A', '<!-- table: results/mini.jsonl -->\n<!-- end of table -->'),
+        ('# A', '<!-- table: results/mini.jsonl -->'),
+    ],
+    ids=['no mark', 'no end', 'another source', 'one too many', 'one without an end'],
+)
+def test_a_lost_mark_of_a_table_is_found(checkout, old, new):
+    page = checkout / 'README.md'
+    broken = page.read_text().replace(old, new)
+    page.write_text(broken)
+    said = 'README.md: the marks of its tables are not those in lint.TABLES: <!-- table: results/mini.jsonl --> with'
+    for mend in (False, True):
+        (problem,) = _lint_page('README.md', checkout, mend)
+        assert str(problem).startswith(said)
+    assert page.read_text() == broken  # not mended, nothing of it lost
+    page.unlink()
+    assert [problem.where for problem in _lint_page('README.md', checkout, False)] == ['README.md']
+    (checkout / 'docs' / 'a.md').write_text('<!-- table: results/mini.jsonl -->\n<!-- end of table -->\n')
+    assert 'lint.TABLES: none' in str(_lint_page('docs/a.md', checkout, False)[0])
+
+
+def test_a_table_whose_records_are_gone_is_found(checkout):
+    (checkout / 'results' / 'mini.jsonl').unlink()
+    (problem,) = _lint_page('README.md', checkout, True)
+    assert str(problem) == 'README.md: a table cannot be made: mini.jsonl is gone; bring it back'
+    assert '| vgg | 50.0 (1) |' in (checkout / 'README.md').read_text()
+
+
+def test_the_tables_of_this_project_have_their_marks():
+    assert TABLES
+    for page, sources in TABLES.items():
+        assert re.findall(r'^<!-- table: (.*) -->$', (REPO / page).read_text(), re.MULTILINE) == list(sources)
+
+
 def test_a_record_of_another_config_is_found(checkout):
     path = checkout / 'configs' / 'pretrain' / 'vgg_mini-imagenet.py'
     path.write_text(path.read_text() + 'max_epochs = 3\n')
@@ -173,6 +286,9 @@ def test_a_page_of_operators_that_was_edited_is_found_and_mended(checkout):
 
 
 def test_marks_without_an_end_are_left_alone():
+    first = '<!-- table: a -->\nkept\n'
+    second = '<!-- table: b -->\nx\n<!-- end of table -->\n'
+    assert fill_tables(first + second, str.upper) == first + second.replace('x', 'B')
     text = '<!-- table: a -->\nB\n'
     assert fill_tables(text, lambda source: 'T') == text
     twice = '<!-- table: a -->\nx\n<!-- end of table -->\n<!-- table: b -->\n<!-- end of table -->\n'

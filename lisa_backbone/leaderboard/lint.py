@@ -21,14 +21,21 @@ from ..provenance import nominal_input
 from ..records import read_records
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
+from .collect import attention_of
 from .operators import PAGE as OPERATORS
 from .operators import operators_page
 from .table import table
+from .tasks import task_of
 
-__all__ = ['COSTS', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'lint', 'list_configs']
+__all__ = ['COSTS', 'TABLES', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'lint', 'list_configs']
 
 COSTS = 'results/configs.csv'
-_TABLE = re.compile(r'(<!-- table: (?P<source>[\w./-]+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+TABLES = {'README.md': ('results/mini.jsonl',)}  # page to the sources of the tables between marks on it, in order
+_MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
+# A table without an end must not reach to that of the next.
+_TABLE = re.compile(
+    r'(^<!-- table: (?P<source>[\w./-]+) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)', re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,9 @@ def lint(root: Path, mend: bool = False, show: bool = True) -> list[Problem]:
 
     Returns:
         What is wrong: a config that cannot be built, costs in :data:`COSTS` that are not those of the config, a record
-        that breaks the schema or whose config, parameters or MACs are others now, a table that is not that of its
-        records, a page of operators that is not that of the registry.
+        that breaks the schema, whose config, parameters or MACs are others now, or whose status, task, model or
+        attention are not those of its config, a table that is not that of its records or has lost its marks, a page of
+        operators that is not that of the registry.
     """
     with quiet():  # frameworks warn of each other's scopes
         return _lint(root, mend, show)
@@ -124,7 +132,8 @@ def _lint(root: Path, mend: bool, show: bool) -> list[Problem]:
     problems += broken
     if any(problem.where == 'results' for problem in broken):
         return problems  # no table can be made of them
-    for page in sorted([*root.glob('*.md'), *root.glob('docs/*.md')]):
+    pages = {page.relative_to(root).as_posix() for page in (*root.glob('*.md'), *root.glob('docs/*.md'))}
+    for page in sorted(pages | TABLES.keys()):
         problems += _lint_page(page, root, mend)
     return problems + _lint_operators(root / OPERATORS, mend)
 
@@ -155,7 +164,7 @@ def _lint_records(root: Path) -> list[Problem]:
         records = read_records(root / 'results')
     except UserError as error:
         return [Problem('results', str(error))]
-    known: dict[tuple[str, tuple[str, ...]], Cost] = {}
+    known: dict[tuple[str, tuple[str, ...]], tuple[Cost, str | None]] = {}
     problems = []
     for record in records:
         if record['config'] is None:
@@ -165,22 +174,46 @@ def _lint_records(root: Path) -> list[Problem]:
         if not config.is_file():
             problems.append(Problem(where, f'its config {record["config"]["file"]} is gone'))
             continue
-        options = parse_options(list(overrides))
-        if _is_this_stack(record['versions']):
-            digest = config_digest(load_config(config), options)
-            if digest != record['config']['digest']:
-                problems.append(
-                    Problem(
-                        where,
-                        f'its config has changed since: digest {record["config"]["digest"][:8]}, now {digest[:8]}',
-                    )
-                )
-                continue
-        key = record['config']['file'], overrides
-        if key not in known:
-            known[key] = cost_of(config, options)
-        problems += [Problem(where, what) for what in _differences(record, known[key])]
+        try:
+            options = parse_options(list(overrides))
+            if _is_this_stack(record['versions']):
+                said, digest = record['config']['digest'], config_digest(load_config(config), options)
+                if said != digest:
+                    what = f'its config has changed since: digest {said[:8]}, now {digest[:8]}'
+                    problems.append(Problem(where, what))
+                    continue
+            key = record['config']['file'], overrides
+            if key not in known:
+                known[key] = cost_of(config, options), _attention(config, options)
+            cost, attention = known[key]
+            problems += [Problem(where, what) for what in (*_names(record, attention), *_differences(record, cost))]
+        except Exception as error:  # whatever it is, the other records are to be looked at
+            problems.append(Problem(where, f'its config cannot be built: {error}'))
     return problems
+
+
+def _attention(config: Path, options: dict[str, Any]) -> str | None:
+    return attention_of(load_config(config, options).model.backbone)
+
+
+def _names(record: dict[str, Any], attention: str | None) -> list[str]:
+    """What a record says of status, task, model and attention that is not so."""
+    found = task_of(record['config']['file'])
+    if found is None:
+        return [f'its config {record["config"]["file"]} is of no task of the leaderboard']
+    task, backbone = found
+    claims = [
+        ('status', record['status'], task.status),
+        ('task', record['task'], task.name),
+        ('backbone', record['backbone'], backbone),
+        ('attention', record['attention'], attention),
+    ]
+    wrong = [f'says {name} {said}, and that of its config is {real}' for name, said, real in claims if said != real]
+    model = f'{backbone}, {attention}' if attention else backbone
+    # A name of its own, for another setting of the same, begins alike: 'swin-p (old recipe)'.
+    if record['model'] != model and not record['model'].startswith(f'{model} '):
+        wrong.append(f'says model {record["model"]}, and that of its config is {model}')
+    return wrong
 
 
 def _differences(record: dict[str, Any], cost: Cost) -> list[str]:
@@ -189,8 +222,11 @@ def _differences(record: dict[str, Any], cost: Cost) -> list[str]:
         ('parameters', record['parameters']['model'], cost.parameters),
         ('backbone parameters', record['parameters']['backbone'], cost.backbone_parameters),
     ]
-    if record['macs'] and 'x'.join(map(str, record['macs']['input'])) == cost.input:
-        claims.append(('MACs', record['macs']['value'], cost.backbone_macs))
+    if record['macs']:
+        shape = 'x'.join(map(str, record['macs']['input']))
+        claims.append(('input of MACs', shape, cost.input))
+        if shape == cost.input:
+            claims.append(('MACs', record['macs']['value'], cost.backbone_macs))
     return [f'says {name} {said}, and it is {real}' for name, said, real in claims if said != real]
 
 
@@ -215,15 +251,29 @@ def fill_tables(text: str, make: Callable[[str], str]) -> str:
     return _TABLE.sub(lambda found: f'{found[1]}{make(found["source"])}\n{found[3]}', text)
 
 
-def _lint_page(page: Path, root: Path, mend: bool) -> list[Problem]:
-    text = page.read_text()
-    filled = fill_tables(text, lambda source: table(read_records(root / source)))
+def _lint_page(name: str, root: Path, mend: bool) -> list[Problem]:
+    page, declared = root / name, TABLES.get(name, ())
+    text = page.read_text() if page.is_file() else ''
+    marked = tuple(match['source'] for match in _TABLE.finditer(text))
+    if marked != declared or len(_MARK.findall(text)) != len(marked):
+        said = ' and '.join(f'<!-- table: {source} --> with <!-- end of table -->' for source in declared) or 'none'
+        return [Problem(name, f'the marks of its tables are not those in lint.TABLES: {said}; put them back by hand')]
+    try:
+        filled = fill_tables(text, lambda source: _table_of(root / source))
+    except UserError as error:
+        return [Problem(name, f'a table cannot be made: {error}')]
     if filled == text:
         return []
     if mend:
         page.write_text(filled)
         return []
-    return [Problem(page.relative_to(root).as_posix(), 'a table is not that of its records')]
+    return [Problem(name, 'a table is not that of its records')]
+
+
+def _table_of(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f'{path.name} is gone; bring it back')
+    return table(read_records(path))
 
 
 def _lint_operators(page: Path, mend: bool) -> list[Problem]:
