@@ -3,3 +3,13 @@
 from lisa_backbone import compat
 
 compat.apply()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much of the page was not tested: a skip of all its tests in a browser is easily overlooked."""
+    skipped = [one for one in terminalreporter.stats.get('skipped', ()) if 'test_report_browser' in one.nodeid]
+    if skipped:
+        terminalreporter.section('browser')
+        terminalreporter.write_line(
+            f'SKIPPED for want of a browser: {len(skipped)} tests of the page; with CI_REQUIRE_BROWSER=1 they fail'
+        )

@@ -4,7 +4,9 @@ import csv
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -569,6 +571,21 @@ def test_numbers_as_text():
     ]
     assert [count(value, 1e6) for value in (25_400_000, 28_000_000, 122_000_000)] == ['25.4', '28', '122']
     assert protocol_words({'views': 4, 'flip': True, 'mode': None}) == 'views 4, flip yes, mode not given'
+
+
+@pytest.mark.parametrize('required', ['', '1'])
+def test_without_a_browser_the_page_is_not_passed_over_in_silence(required, tmp_path):
+    pytest.importorskip('selenium')
+    variables = {**os.environ, 'PATH': str(tmp_path), 'SE_CACHE_PATH': str(tmp_path), 'CI_REQUIRE_BROWSER': required}
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', 'tests/test_report_browser.py', '-k', 'kinds']
+    ran = subprocess.run(command, cwd=PUBLISHED.parents[1], env=variables, capture_output=True, text=True, timeout=300)
+    if 'passed' in ran.stdout:
+        pytest.skip('Selenium knows of a browser outside the path')
+    assert ran.returncode == (1 if required else 0), ran.stdout
+    said = (
+        'CI_REQUIRE_BROWSER is set, and there is no chromium' if required else 'want of a browser: 1 tests of the page'
+    )
+    assert said in ran.stdout
 
 
 def test_assets_are_part_of_the_package():
