@@ -7,8 +7,10 @@ A results file holds one record a line, as JSON (``results/*.jsonl``). Every rec
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,26 @@ import jsonschema
 
 from .errors import UserError
 
-__all__ = ['MEASURED', 'SCHEMA', 'STATUSES', 'add_records', 'check_records', 'claim', 'read_records', 'validate']
+__all__ = [
+    'MEASURED',
+    'SCHEMA',
+    'STATUSES',
+    'UNKNOWN_COMMIT',
+    'add_records',
+    'check_records',
+    'claim',
+    'parse_record',
+    'read_records',
+    'validate',
+]
 
 STATUSES = ('published', 'reproduced', 'mini')
 MEASURED = ('reproduced', 'mini')
+UNKNOWN_COMMIT = 'unknown'  # of a run outside of a git checkout
 
 _TEXT = {'type': 'string', 'minLength': 1}
 _DIGEST = {'type': 'string', 'pattern': '^[0-9a-f]{64}$'}
-_COMMIT = {'type': 'string', 'pattern': '^([0-9a-f]{40}|unknown)$'}
+_COMMIT = {'type': 'string', 'pattern': f'^([0-9a-f]{{40}}|{UNKNOWN_COMMIT})$'}
 _COUNT = {'type': 'integer', 'minimum': 0}
 _SECONDS = {'type': ['number', 'null'], 'minimum': 0}
 
@@ -40,11 +54,16 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 _FILE = _object({'file': _TEXT, 'sha256': _DIGEST})
 _PROVENANCE = {  # what every measured run has and no published figure does
     'config': _object({'file': _TEXT, 'digest': _DIGEST, 'overrides': {'type': 'array', 'items': _TEXT}}),
-    'code': _object(
-        {'commit': {'type': 'string', 'pattern': '^([0-9a-f]{40}|unknown)$'}, 'dirty': {'type': 'boolean'}}
+    'code': _object({'commit': _COMMIT, 'dirty': {'type': 'boolean'}}),
+    'weights': _object(
+        {
+            # without a digest: weights that a library fetched by name, whose file is not known
+            'initial': {'type': 'array', 'items': _object({'file': _TEXT, 'sha256': _or_null(_DIGEST)})},
+            'tested': _FILE,
+        }
     ),
-    'weights': _object({'initial': {'type': 'array', 'items': _FILE}, 'tested': _FILE}),
-    'data': _object({'name': _TEXT, 'fingerprint': _DIGEST}),
+    # what was tested on, and the fingerprint of what was trained on
+    'data': _object({'name': _TEXT, 'fingerprint': _DIGEST}, {'training': _DIGEST}),
     'cost': _object(
         {
             'iterations': _COUNT,
@@ -98,6 +117,9 @@ _VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 def validate(record: Any, where: str) -> dict[str, Any]:
     """Compare a record with the schema.
 
+    What a schema cannot say is checked besides: numbers are finite, the date is one of the calendar, and the status is
+    that of the task, ``'mini'`` for those named so and another for all others.
+
     Args:
         record: The record.
         where: What to call it in a message.
@@ -108,6 +130,9 @@ def validate(record: Any, where: str) -> dict[str, Any]:
     Raises:
         UserError: It breaks the schema; the message names the field.
     """
+    for field, number in _numbers(record):
+        if not math.isfinite(number):
+            raise UserError(f'{where} breaks the schema of records at {field}: {number} is no finite number')
     errors = sorted(_VALIDATOR.iter_errors(record), key=jsonschema.exceptions.relevance)
     if errors:
         error = next((one for one in errors if list(one.absolute_path) == ['status']), errors[-1])
@@ -120,7 +145,37 @@ def validate(record: Any, where: str) -> dict[str, Any]:
                     f'not taken; make it again with tools/train.py and tools/test.py'
                 )
         raise UserError(f'{where} breaks the schema of records at {field}: {_brief(error.message)}')
+    if record['date'] is not None:
+        try:
+            date.fromisoformat(record['date'])
+        except ValueError as error:
+            raise UserError(f'{where} breaks the schema of records at date: {record["date"]} is no day') from error
+    if record['task'].startswith('mini ') != (record['status'] == 'mini'):
+        raise UserError(
+            f'{where} breaks the schema of records at status: {record["status"]!r} is not the status of '
+            f'{record["task"]!r}; tasks on mini sets, and they alone, are mini'
+        )
     return record
+
+
+def parse_record(text: str, where: str) -> dict[str, Any]:
+    """Read a record.
+
+    Args:
+        text: The record, as JSON.
+        where: What to call it in a message.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: It is no JSON, which has no NaN and no Infinity, or breaks the schema.
+    """
+    try:
+        record = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise UserError(f'{where} is not JSON ({error}); mend or remove it') from error
+    return validate(record, where)
 
 
 def claim(record: dict[str, Any]) -> tuple:
@@ -171,11 +226,7 @@ def read_records(paths: Path | Iterable[Path]) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines() if path.exists() else []
         for number, line in enumerate(lines, 1):
             where = f'{path}, line {number},'
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f'{where} is not JSON ({error}); mend or remove it') from error
-            found.append((where, validate(record, where)))
+            found.append((where, parse_record(line, where)))
     check_records(found)
     return [record for _, record in found]
 
@@ -196,8 +247,22 @@ def add_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     check_records([*((f'{path}, line {number},', record) for number, record in enumerate(standing, 1)), *new])
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    draft.write_text(''.join(json.dumps(record) + '\n' for record in [*standing, *(record for _, record in new)]))
+    lines = [json.dumps(record, allow_nan=False) + '\n' for record in [*standing, *(record for _, record in new)]]
+    draft.write_text(''.join(lines))
     os.replace(draft, path)
+
+
+def _numbers(node: Any, path: str = '') -> Iterator[tuple[str, float]]:
+    """Every number of a record that may not be finite, with its dotted path."""
+    if isinstance(node, float):
+        yield path or 'the record', node
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _numbers(value, f'{path}.{key}' if path else str(key))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f'it holds {name}')
 
 
 def _brief(message: str) -> str:

@@ -37,6 +37,7 @@ def measured(**more):
     return published(
         **{
             'status': 'mini',
+            'task': 'mini COCO',
             'seed': 0,
             'config': {'file': 'configs/a.py', 'digest': DIGEST, 'overrides': []},
             'code': {'commit': '0' * 40, 'dirty': False},
@@ -59,7 +60,7 @@ def measured(**more):
 
 
 def test_good_records_pass():
-    for record in (published(), measured(), measured(status='reproduced', predictions=FILE)):
+    for record in (published(), measured(), measured(status='reproduced', task='my own', predictions=FILE)):
         assert validate(record, 'it') is record
 
 
@@ -77,6 +78,12 @@ def test_good_records_pass():
         ),
         (measured(seed=None), 'at seed'),
         (measured(date='21.11.2026'), 'at date'),
+        (measured(date='2026-99-99'), 'at date: 2026-99-99 is no day'),
+        (measured(metrics={'box AP': float('nan')}), r'at metrics\.box AP: nan is no finite number'),
+        (measured(macs={'value': 1, 'input': [1, float('inf')]}), r'at macs\.input\.1: inf is no finite number'),
+        (measured(status='reproduced'), "at status: 'reproduced' is not the status of 'mini COCO'"),
+        (published(task='mini COCO'), "at status: 'published' is not the status of 'mini COCO'"),
+        (measured(task='COCO Mask R-CNN 1x'), "at status: 'mini' is not the status of 'COCO Mask R-CNN 1x'"),
         (measured(weights={'initial': [], 'tested': {'file': 'a', 'sha256': 'abc'}}), r'at weights'),
         ({'schema': 1}, 'is a required property'),
         ([], 'at the record'),
@@ -89,7 +96,7 @@ def test_what_breaks_the_schema_is_named(record, message):
 
 def test_two_claims_of_one_run_are_named():
     other = measured(metrics={'box AP': 0.1})
-    with pytest.raises(UserError, match=r'a and b claim the same mini run \(COCO Mask R-CNN 1x, ResNet-50, seed 0\)'):
+    with pytest.raises(UserError, match=r'a and b claim the same mini run \(mini COCO, ResNet-50, seed 0\)'):
         check_records([('a', measured()), ('b', other)])
     check_records(
         [('a', measured()), ('b', measured(seed=1)), ('c', measured(status='reproduced')), ('d', published())]
@@ -129,3 +136,11 @@ def test_a_broken_line_is_named(tmp_path):
     path.write_text(json.dumps(measured()) + '\n{"schema": 1,\n')
     with pytest.raises(UserError, match=r'mini\.jsonl, line 2, is not JSON'):
         read_records(path)
+    for number, words in (
+        ('NaN', r'line 1, is not JSON \(it holds NaN\)'),
+        ('-Infinity', r'line 1, is not JSON \(it holds -Infinity\)'),
+        ('1e999', r'line 1, breaks the schema of records at metrics\.box AP: inf is no finite number'),
+    ):
+        path.write_text(json.dumps(measured()).replace('0.382', number) + '\n')
+        with pytest.raises(UserError, match=words):
+            read_records(path)

@@ -21,6 +21,7 @@ pytest.importorskip('mmengine')
 from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.costs import costs, read_benchmarks  # noqa: E402
+from lisa_backbone.leaderboard.page import _embedded  # noqa: E402
 from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa: E402
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
@@ -109,7 +110,7 @@ def hostile_records():
     measured = run(
         HOSTILE,
         0,
-        evil,
+        f'mini {evil}',
         metrics={evil: 0.5},
         protocol={evil: evil},
         attention=evil,
@@ -152,7 +153,7 @@ def embedded(html):
 
 
 def test_kinds_of_figures_are_never_in_one_table():
-    records = [published('LiSA', 0.5), run('LiSA', 0), run('LiSA', 1, status='reproduced')]
+    records = [published('LiSA', 0.5), run('LiSA', 0), run('LiSA', 1, 'COCO Mask R-CNN 1x', 'reproduced')]
     found = {section.status: section for section in sections(records)}
     assert list(found) == ['published', 'reproduced', 'mini']
     for status, section in found.items():
@@ -378,6 +379,16 @@ def test_page_tells_where_each_number_comes_from(tmp_path):
     assert facts['Overrides'] == 'a.b=1'
     assert facts['Commit'] == 'd' * 40 + ', with changes that were not committed'
     assert facts['Weights at the start'] == 'random'
+    elsewhere = run(
+        'E', 0, code={'commit': 'unknown', 'dirty': False},
+        data={'name': 'D', 'fingerprint': 'f' * 64, 'training': 'e' * 64},
+        weights={'initial': [{'file': 'timm:resnet18', 'sha256': None}], 'tested': {'file': 'a', 'sha256': 'a' * 64}},
+    )  # fmt: skip
+    html, _, _ = files([elsewhere], tmp_path)
+    unknown = dict(embedded(html)['details'][0]['facts'])
+    assert unknown['Commit'] == 'not known, as it was run outside of a git checkout'
+    assert unknown['Data'] == f'D, fingerprint {"f" * 64}, of the training data {"e" * 64}'
+    assert unknown['Weights at the start'] == 'timm:resnet18, SHA-256 not known'
     assert facts['Weights tested'].splitlines()[2] == 'seed 2: seed2.pth, SHA-256 ' + '2' * 64
     assert facts['Data'] == 'mini COCO, fingerprint ' + 'f' * 64
     assert facts['Protocol'] == 'input 128x128, flip no'
@@ -529,6 +540,12 @@ def test_nothing_in_a_record_becomes_markup(tmp_path):
     assert not re.search(r'<(?!!--)[a-z/]', markdown)
     tables = [line for line in markdown.splitlines() if line.startswith('|')]
     assert {len(re.findall(r'(?<!\\)\|', line)) for line in tables} == {5, 6}
+
+
+def test_what_is_embedded_can_be_parsed_by_a_browser():
+    assert json.loads(_embedded({'a': [0.5, '<']})) == {'a': [0.5, '<']}
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        _embedded({'a': float('nan')})
 
 
 def test_page_loads_nothing(tmp_path):

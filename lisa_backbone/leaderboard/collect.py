@@ -123,7 +123,7 @@ def write_record(work_dir: Path, cfg: Config) -> Path | None:
     if record is None:
         return None
     path = work_dir / RECORD_FILE
-    path.write_text(json.dumps(record, indent=2) + '\n')
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
     return path
 
 

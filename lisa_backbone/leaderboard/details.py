@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..records import UNKNOWN_COMMIT
 from .sections import Cell, Group
 from .wording import MEANING, input_words, number, percent, protocol_words
 
@@ -94,6 +95,8 @@ def _overrides(run: dict[str, Any]) -> str:
 def _code(run: dict[str, Any]) -> str:
     if not run['code']:
         return ''
+    if run['code']['commit'] == UNKNOWN_COMMIT:
+        return 'not known, as it was run outside of a git checkout'
     return run['code']['commit'] + (', with changes that were not committed' if run['code']['dirty'] else '')
 
 
@@ -107,12 +110,16 @@ def _tested(run: dict[str, Any]) -> str:
     return _file(run['weights']['tested']) if run['weights'] else ''
 
 
-def _file(file: dict[str, str]) -> str:
-    return f'{file["file"]}, SHA-256 {file["sha256"]}'
+def _file(file: dict[str, str | None]) -> str:
+    return f'{file["file"]}, SHA-256 {file["sha256"] or "not known"}'
 
 
 def _data(run: dict[str, Any]) -> str:
-    return f'{run["data"]["name"]}, fingerprint {run["data"]["fingerprint"]}' if run['data'] else ''
+    if not run['data']:
+        return ''
+    tested, trained = run['data']['fingerprint'], run['data'].get('training')
+    more = f', of the training data {trained}' if trained not in (None, tested) else ''
+    return f'{run["data"]["name"]}, fingerprint {tested}{more}'
 
 
 def _parameters(run: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def page(tables: Sequence[Section], benchmarks: Sequence[Mapping[str, str]] = ()
 
 def _embedded(data: Any) -> Markup:
     """Data as JSON that is safe inside a script element: no character of it can end the element or begin another."""
-    text = json.dumps(data, ensure_ascii=True, separators=(',', ':'))
+    text = json.dumps(data, ensure_ascii=True, separators=(',', ':'), allow_nan=False)
     return Markup(text.replace('&', '\\u0026').replace('<', '\\u003c').replace('>', '\\u003e'))
 
 
