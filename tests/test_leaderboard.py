@@ -1,4 +1,4 @@
-"""The sweep: what it runs, what it skips and resumes, and the arithmetic of its table and its estimate."""
+"""The sweep: what it runs, what it skips and resumes, and the arithmetic of its estimate."""
 
 import hashlib
 import json
@@ -32,7 +32,6 @@ from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     schedule_options,
     time_left,
 )
-from lisa_backbone.leaderboard.table import table  # noqa: E402
 from lisa_backbone.leaderboard.tasks import (  # noqa: E402
     MINI_CONTROLS,
     MINI_TASKS,
@@ -148,15 +147,6 @@ def calls(place):
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
-
-
-def record(model, task, seed=0, **metrics):
-    return {
-        'model': model,
-        'task': task,
-        'seed': seed,
-        'metrics': {name.replace('_', ' '): v for name, v in metrics.items()},
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------ the sweep
@@ -492,23 +482,6 @@ def test_configs_belong_to_tasks():
     assert task_of('configs/det/mask-rcnn_lisa-t_fpn_1x_coco.py')[1] == 'lisa-t'
     assert task_of('configs/det/cascade-mask-rcnn_lisa-t_fpn_1x_coco.py') is None
     assert task_of('mine.py') is None
-
-
-def test_table_gives_mean_deviation_and_count():
-    records = [
-        record('lisa-p, LiSAttention', 'mini Two', 0, top_1=0.5),
-        record('lisa-p, LiSAttention', 'mini Two', 1, top_1=0.6),
-        record('lisa-p, LiSAttention', 'mini Two', 2, top_1=0.7),
-        record('lisa-p, LiSAttention', 'mini One', AP=0.25),
-        record('swin-p', 'mini One', AP=0.125),
-        record('swin-p', 'my own', top_1=0.3),
-    ]
-    assert table(records, [ONE, TWO]).splitlines() == [
-        '| model | mini One, AP | mini Two, top 1 | my own, top 1 |',
-        '|---|---:|---:|---:|',
-        '| lisa-p, LiSAttention | 25.0 (1) | 60.0 ± 10.0 (3) |  |',
-        '| swin-p | 12.5 (1) |  | 30.0 (1) |',
-    ]
 
 
 def test_time_left():

@@ -1,46 +1,51 @@
-"""The table of a sweep: models in rows, tasks in columns."""
+"""Results as one table in Markdown: models in rows, tasks in columns."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
+from .sections import Row, Section, sections
+from .wording import HEADINGS, figure
 
 __all__ = ['table']
 
 
-def table(records: Sequence[dict[str, Any]], tasks: Sequence[Task] = MINI_TASKS + MINI_CONTROLS + REAL_TASKS) -> str:
-    """Mean and standard deviation over the seeds as a Markdown table.
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Figures as a Markdown table.
 
     Args:
-        records: Records of one status.
-        tasks: Tasks whose columns come first, in this order; others follow as they occur.
+        records: Valid records.
 
     Returns:
-        The table: a row for each model as they occur, a column for each metric of each task. A cell is the mean in
-        percent, the sample standard deviation if there are two seeds or more, and the number of seeds.
+        The table: a row for each model as they occur, a column for each metric of each task, and for each protocol and
+        data set where a task has several, as :func:`lisa_backbone.leaderboard.sections.sections` sets them apart. A
+        cell is the mean in percent, the sample standard deviation if there are two seeds or more, and the number of
+        seeds; of a published figure, the figure. Where there are records of several statuses, each has a table of its
+        own under its heading.
+
+    Raises:
+        UserError: The seeds of a model were run with different configs, so they have no mean.
     """
-    values: dict[tuple[str, str, str], list[float]] = {}
-    for record in records:
-        for metric, value in record['metrics'].items():
-            values.setdefault((record['model'], record['task'], metric), []).append(100 * value)
-    order = [(task.name, metric.name) for task in tasks for metric in task.metrics]
-    found = list(dict.fromkeys((task, metric) for _, task, metric in values))
-    columns = [column for column in order if column in found] + [column for column in found if column not in order]
+    filled = [section for section in sections(records) if section.rows]
+    if len(filled) == 1:
+        return _table(filled[0], records)
+    return '\n\n'.join(f'{HEADINGS[section.status]}\n\n{_table(section, records)}' for section in filled)
+
+
+def _table(section: Section, records: Sequence[dict[str, Any]]) -> str:
+    columns = [(number, group, metric) for number, group in enumerate(section.groups) for metric in group.metrics]
     lines = [
-        '| ' + ' | '.join(['model', *(f'{task}, {metric}' for task, metric in columns)]) + ' |',
+        '| ' + ' | '.join(['model', *(f'{group.title}, {metric}' for _, group, metric in columns)]) + ' |',
         '|---|' + '---:|' * len(columns),
     ]
-    for model in dict.fromkeys(name for name, _, _ in values):
-        cells = [_cell(values.get((model, *column))) for column in columns]
-        lines.append('| ' + ' | '.join([model, *cells]) + ' |')
+    places = {name: place for place, name in enumerate(dict.fromkeys(record['model'] for record in records))}
+    for row in sorted(section.rows, key=lambda row: places[row.model]):
+        cells = [_cell(row, number, metric, section.status != 'published') for number, _, metric in columns]
+        lines.append('| ' + ' | '.join([row.model, *cells]) + ' |')
     return '\n'.join(lines)
 
 
-def _cell(values: list[float] | None) -> str:
-    if not values:
-        return ''
-    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.fmean(values):.1f}{spread} ({len(values)})'
+def _cell(row: Row, number: int, metric: str, measured: bool) -> str:
+    cell = row.cells.get((number, metric))
+    return figure(cell.summary, measured) if cell else ''
