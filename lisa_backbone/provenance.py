@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -13,10 +12,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
+from mmengine.runner.checkpoint import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import nn
 
 from .complexity import count_macs
@@ -39,26 +40,34 @@ __all__ = [
 
 # Where things lie on one machine; what lies there is recorded by its digest.
 LOCAL_OPTIONS = ('data_root', 'work_dir', 'load_from', 'model.backbone.init_cfg.checkpoint')
+# What git need not know of to be run: an operator is registered by the folder that it lies in.
+_RUN = ('lisa_backbone/*.py', 'configs/*.py', 'tools/*.py')
 
 
 @cache
 def code_state() -> dict[str, Any]:
     """Commit of the checkout that this package lies in, and whether files of it were changed since.
 
+    Python files of the package, the configs and the tools that were never added to git count as changes.
+
     Returns:
         ``{'commit': 40 hex digits or 'unknown', 'dirty': bool}``; unknown where it was installed without a checkout.
     """
     root = Path(__file__).resolve().parent.parent
     try:
-        commit, state = (
+        commit, state, unknown = (
             subprocess.run(['git', '-C', root, *words], capture_output=True, text=True, check=True, timeout=60).stdout
-            for words in (('rev-parse', 'HEAD'), ('status', '--porcelain', '--untracked-files=no', '.'))
+            for words in (
+                ('rev-parse', 'HEAD'),
+                ('status', '--porcelain', '--untracked-files=no', '.'),
+                ('ls-files', '--others', '--exclude-standard', '--', *_RUN),
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return {'commit': 'unknown', 'dirty': False}
     # Results that a sweep has just written do not change what is run.
     changed = [line for line in state.splitlines() if not line[3:].startswith(('results/', 'docs/'))]
-    return {'commit': commit.strip(), 'dirty': bool(changed)}
+    return {'commit': commit.strip(), 'dirty': bool(changed or unknown)}
 
 
 def config_of(path: str, options: dict[str, Any] | None) -> dict[str, Any]:
@@ -97,8 +106,11 @@ def file_digest(path: str | os.PathLike) -> dict[str, str]:
     return {'file': show_path(path), 'sha256': digest.hexdigest()}
 
 
-def initial_weights(cfg: Config) -> list[dict[str, str]]:
-    """The files that a training starts from, each with its SHA-256; a URL or name by the digest of its text.
+def initial_weights(cfg: Config) -> list[dict[str, str | None]]:
+    """The files that a training starts from, each with its SHA-256.
+
+    Of a URL, or a name that mmengine has a URL for, it is that of the file in torch's cache, so that this is to be
+    called once they were fetched; ``None`` where the file is not known, as of weights that timm fetches by itself.
 
     Args:
         cfg: The config, complete.
@@ -111,46 +123,70 @@ def initial_weights(cfg: Config) -> list[dict[str, str]]:
         named.append(cfg.load_from)
     found = []
     for name in dict.fromkeys(str(name) for name in named if name):
-        if Path(name).is_file():
-            found.append(file_digest(name))
+        path = Path(name).expanduser()
+        if path.is_file():
+            found.append(file_digest(path))
         else:
-            found.append({'file': name, 'sha256': hashlib.sha256(name.encode()).hexdigest()})
+            fetched = _fetched(name)
+            found.append({'file': name, 'sha256': fetched and file_digest(fetched)['sha256']})
     return found
 
 
-def data_of(cfg: Config) -> dict[str, str]:
-    """Name and fingerprint of the data that are tested on.
+def _fetched(name: str) -> Path | None:
+    """The file that torch keeps of a URL, or of a name that mmengine has a URL for."""
+    scheme, _, rest = name.partition('://')
+    models = {
+        'torchvision': get_torchvision_models,
+        'modelzoo': get_torchvision_models,
+        'open-mmlab': get_external_models,
+        'openmmlab': get_external_models,
+        'mmcls': get_mmcls_models,
+    }
+    url = name if scheme in ('http', 'https') else models[scheme]().get(rest) if scheme in models else None
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name) if url else None
+    return path if path and path.is_file() else None
 
-    A mini set has both in its record. Of any other set, the fingerprint is the SHA-256 of the annotation files; where
-    there are none, of the names and sizes of the files in its folders.
+
+def data_of(cfg: Config, mode: str = 'test') -> dict[str, str]:
+    """Name and fingerprint of the data that are tested on, or trained on.
+
+    A mini set has both in its record, and is looked through for changes since. Of any other set, the fingerprint is the
+    SHA-256 of the annotation files or lists; where there are none, of the names of the files in its folders, for a test
+    with their sizes.
 
     Args:
         cfg: The config, complete.
+        mode: ``'test'`` or ``'train'``.
+
+    Raises:
+        UserError: A mini set is not what was made.
     """
     from .data.mini import RECORD
+    from .data.mini_sets import standing_record
 
-    digest, name = hashlib.sha256(), ''
-    for _, leaf in leaf_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
+    digest, name, key = hashlib.sha256(), '', f'{mode}_dataloader'
+    for _, leaf in leaf_datasets(cfg[key].dataset, f'{key}.dataset'):
         root = Path(leaf.get('data_root') or '.')
         if (root / RECORD).is_file():
-            record = json.loads((root / RECORD).read_text())
+            record = standing_record(root)
             return {'name': record['set'], 'fingerprint': record['fingerprint']}
         name = name or (root.name if leaf.get('data_root') else str(leaf.get('type')))
-        for line in _listing(root, leaf):
+        for line in _listing(root, leaf, sizes=mode == 'test'):
             digest.update(line)
     return {'name': name, 'fingerprint': digest.hexdigest()}
 
 
-def _listing(root: Path, leaf: dict) -> Iterator[bytes]:
-    annotations = root / str(leaf.get('ann_file') or '')
+def _listing(root: Path, leaf: dict, sizes: bool) -> Iterator[bytes]:
+    split = leaf.get('split')  # mmpretrain's ImageNet finds folder and list by it
+    annotations = root / str(leaf.get('ann_file') or (f'meta/{split}.txt' if split else ''))
     if annotations.is_file():
         yield annotations.read_bytes()
         return
-    prefix = leaf.get('data_prefix') or {}
+    prefix = leaf.get('data_prefix') or split or ''
     for value in sorted(map(str, prefix.values() if isinstance(prefix, dict) else [prefix])):
         for path in sorted((root / value).rglob('*')):
             if path.is_file():
-                yield f'{path.relative_to(root)} {path.stat().st_size}\n'.encode()
+                yield f'{path.relative_to(root)}{f" {path.stat().st_size}" if sizes else ""}\n'.encode()
 
 
 def protocol_of(cfg: Config, tta: bool = False) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .allocator import keep_freed_memory
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
-from .leaderboard.collect import write_record
+from .leaderboard.collect import discard_record, write_record
 from .predictions import keep_predictions
 from .preflight import Preflight, check_data, explain_build_error, preflight
 from .provenance import (
@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 METRICS_FILE = 'metrics.json'
+_SECONDS = 'train_seconds'  # in the meta of a checkpoint
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
 _WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
 _RANK = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
@@ -105,12 +106,32 @@ class RunOptions:
 
 
 class MetricsHook(Hook):
-    """Keep the metrics of every validation, and of the test, in memory."""
+    """Keep the metrics of every validation, and of the test, in memory, and count the seconds of a training.
+
+    Each checkpoint holds the seconds that led to it, those before a resumption included, so that what was lost between
+    the last checkpoint and an interruption does not count.
+    """
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
         self.val: list[tuple[int, dict[str, float]]] = []
+        self._start = time.perf_counter()
+        self._before: float | None = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training so far; ``None`` if it goes on from a checkpoint that does not tell them."""
+        return None if self._before is None else self._before + time.perf_counter() - self._start
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the seconds before a resumption."""
+        if runner._resume:
+            self._before = checkpoint.get('meta', {}).get(_SECONDS)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the seconds so far into a checkpoint."""
+        checkpoint['meta'][_SECONDS] = self.seconds
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics with the iteration they belong to."""
@@ -132,9 +153,12 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     cfg = prepare(options)
     require_training(cfg)
     resumed = _resolve_resume(cfg, options)
+    data = None
     if is_main(options.launcher):
         mode = 'resume' if resumed else 'train'
         _announce(preflight(cfg, mode, resumed, options.min_fit, check_images=options.check_images))
+        data = data_of(cfg, 'train')
+        discard_record(Path(cfg.work_dir))
     weights = initial_weights(cfg)
     start = time.perf_counter()
     hook = MetricsHook()
@@ -156,10 +180,13 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         best=None if info.get('best_score') is None else float(info['best_score']),
         iterations=runner.iter,
         resumed_from=resumed,
+        train_seconds=None if hook.seconds is None else round(hook.seconds, 1),
         weights=weights,
+        data=data,
         **_sizes(runner.model),
     )
     if runner.rank == 0:
+        result['made'] = _checkpoints(checkpoint, find_latest_checkpoint(runner.work_dir))
         _save_record(runner.work_dir, 'train', result)
         best_words = '' if result['best'] is None else f'; best {result["best"]:.4f}'
         runner.logger.info(
@@ -191,8 +218,12 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     cfg.load_from, cfg.resume = checkpoint, False
     if options.show_dir:
         _show(cfg, options.show_dir)
+    data = None
     if is_main(options.launcher):
         _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
+        data = data_of(cfg)
+        if not options.tta:
+            discard_record(Path(cfg.work_dir))
     protocol, shape = protocol_of(cfg, options.tta), nominal_input(cfg)
     if options.tta:
         _augment_test(cfg)
@@ -212,7 +243,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     if runner.rank == 0:
         result |= {
             'weights': file_digest(checkpoint),
-            'data': data_of(cfg),
+            'data': data,
             'predictions': file_digest(predictions) if predictions and predictions.is_file() else None,
             'macs': count_backbone_macs(_plain_model(runner.model), shape),
         }
@@ -382,9 +413,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _flags(options: RunOptions) -> dict[str, bool]:
-    """The flags that change what a config says, where they are set."""
-    return {name: True for name in ('amp', 'auto_scale_lr') if getattr(options, name)}
+def _flags(options: RunOptions) -> dict[str, Any]:
+    """The flags that change what a config says, where they are set, as the overrides that they stand for."""
+    flags = {}
+    if options.amp:
+        flags['optim_wrapper.type'] = 'AmpOptimWrapper'
+    if options.auto_scale_lr:
+        flags['auto_scale_lr.enable'] = True
+    return flags
 
 
 _DISTRIBUTIONS = {'onedl-mmdet': 'onedl-mmdetection'}
@@ -460,6 +496,11 @@ def _latest_checkpoint(work_dir: str) -> str | None:
             continue
         return str(path)
     raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
+
+
+def _checkpoints(*paths: str | None) -> list[dict[str, str]]:
+    """The best and the last checkpoint of a training, each with its SHA-256."""
+    return [file_digest(path) for path in dict.fromkeys(paths) if path and Path(path).is_file()]
 
 
 def _checkpoint_of(work_dir: str) -> str:

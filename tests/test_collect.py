@@ -28,6 +28,9 @@ def entries(**test):
         'iterations': 7,
         'seconds': 12.5,
         'resumed_from': None,
+        'train_seconds': 14.0,
+        'data': {'name': 'mini COCO', 'fingerprint': 'cd' * 32},
+        'made': [{'file': 'best.pth', 'sha256': 'ef' * 32}, {'file': 'epoch_1.pth', 'sha256': DIGEST}],
         'weights': [{'file': 'start.pth', 'sha256': DIGEST}],
     }
     tested = {
@@ -36,6 +39,7 @@ def entries(**test):
         'seconds': 2.0,
         'protocol': {'input': '160x160'},
         'macs': {'value': 10, 'input': [1, 3, 160, 160]},
+        'checkpoint': 'elsewhere/epoch_1.pth',
         'weights': {'file': 'epoch_1.pth', 'sha256': DIGEST},
         'data': {'name': 'mini COCO', 'fingerprint': DIGEST},
         'predictions': None,
@@ -62,11 +66,12 @@ def test_a_record_is_made_of_training_and_test(tmp_path):
     assert record['weights']['initial'] == [{'file': 'start.pth', 'sha256': DIGEST}]
     assert record['cost'] == {
         'iterations': 7,
-        'train_seconds': 12.5,
+        'train_seconds': 14.0,
         'test_seconds': 2.0,
         'train_peak_mib': 512.5,
         'test_peak_mib': 512.5,
     }
+    assert record['data'] == {'name': 'mini COCO', 'fingerprint': DIGEST, 'training': 'cd' * 32}
     assert record['date'] == '2026-11-21'
     path = write_record(tmp_path, Config({'model': {'backbone': LISA}}))
     assert json.loads(path.read_text()) == record
@@ -82,11 +87,42 @@ def test_percent_becomes_a_share(tmp_path):
     assert (record['model'], record['attention']) == ('swin-p', None)
 
 
-def test_seconds_of_a_resumed_training_are_left_out(tmp_path):
+def test_seconds_of_a_resumed_training(tmp_path):
     content = entries()
-    content['train']['resumed_from'] = 'epoch_1.pth'
+    for resumed, seconds, expected in (
+        ('epoch_1.pth', 80.5, 80.5),  # all of them, as the checkpoint told those before
+        ('epoch_1.pth', None, None),  # it did not
+    ):
+        content['train'] |= {'resumed_from': resumed, 'train_seconds': seconds}
+        write(tmp_path, content)
+        assert record_of(tmp_path, LISA)['cost']['train_seconds'] == expected
+    del content['train']['train_seconds']  # written before they were summed up
     write(tmp_path, content)
     assert record_of(tmp_path, LISA)['cost']['train_seconds'] is None
+    content['train']['resumed_from'] = None
+    write(tmp_path, content)
+    assert record_of(tmp_path, LISA)['cost']['train_seconds'] == 12.5
+
+
+def test_weights_of_another_training_have_no_record(tmp_path, capsys):
+    foreign = {'checkpoint': str(tmp_path / 'other.pth'), 'weights': {'file': 'other.pth', 'sha256': '12' * 32}}
+    cfg = Config({'model': {'backbone': LISA}})
+    write(tmp_path, entries())
+    path = write_record(tmp_path, cfg)
+    assert path.is_file()
+    write(tmp_path, entries(**foreign))
+    assert write_record(tmp_path, cfg) is None
+    assert 'other.pth is neither the best nor the last checkpoint that was trained in' in capsys.readouterr().out
+    assert not path.exists()  # that of before is of another test
+    # of a training that noted no digests, those that lie beside it are taken
+    old = entries(**foreign)
+    del old['train']['made'], old['train']['data']
+    write(tmp_path, old)
+    assert record_of(tmp_path, LISA)['data'] == {'name': 'mini COCO', 'fingerprint': DIGEST}
+    old['test']['checkpoint'] = str(tmp_path / 'elsewhere' / 'other.pth')
+    write(tmp_path, old)
+    with pytest.raises(UserError, match='is neither the best nor the last checkpoint'):
+        record_of(tmp_path, LISA)
 
 
 def test_a_config_of_no_task_has_no_record(tmp_path):

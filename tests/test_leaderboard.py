@@ -534,7 +534,8 @@ def test_the_command_line(tmp_path):
         'default_hooks.checkpoint.interval=1',
     ]
     made = json.loads((tmp_path / 'data' / 'mini_imagenet' / 'mini.json').read_text())
-    assert run['data'] == {'name': 'mini ImageNet', 'fingerprint': made['fingerprint']}
+    fingerprint = made['fingerprint']
+    assert run['data'] == {'name': 'mini ImageNet', 'fingerprint': fingerprint, 'training': fingerprint}
     tested = tmp_path / run['weights']['tested']['file']
     assert run['weights'] == {'initial': [], 'tested': file_digest(tested) | {'file': run['weights']['tested']['file']}}
     assert read_predictions(tmp_path / run['predictions']['file']).ids

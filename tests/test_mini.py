@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from lisa_backbone.data.mini import COMMANDS, MiniSet, balanced_label, fingerprint, remake_command
+from lisa_backbone.data.mini import COMMANDS, MiniSet, balanced_label, content_digest, fingerprint, remake_command
 from lisa_backbone.data.mini_ade20k import MINI_ADE20K
 from lisa_backbone.data.mini_coco import MINI_COCO
 from lisa_backbone.data.mini_imagenet import MINI_IMAGENET, MiniImagenetParams
 from lisa_backbone.data.mini_kinetics import MINI_KINETICS
-from lisa_backbone.data.mini_sets import mini_set
+from lisa_backbone.data.mini_sets import mini_set, standing_record
 from lisa_backbone.data.scenes import draw_scene, paint_ground, render, scene_rng
 from lisa_backbone.data.video import decode_planes, encode_clip
 from lisa_backbone.errors import UserError
@@ -76,6 +76,8 @@ def test_record(mini, roots):
     assert all(value[0].isdigit() for value in record['versions'].values())
     files = snapshot(roots[mini.command])
     assert sum(record['files'].values()) == len(files) - 1  # all but the record
+    assert record['sha256'] == content_digest(roots[mini.command])
+    assert standing_record(roots[mini.command]) == record
 
 
 @pytest.mark.parametrize('mini', SETS, ids=COMMANDS)

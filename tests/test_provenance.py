@@ -13,10 +13,15 @@ from lisa_backbone import compat
 compat.apply()
 pytest.importorskip('mmcv')
 
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.runner.checkpoint import get_torchvision_models  # noqa: E402
 
 from lisa_backbone import provenance  # noqa: E402
 from lisa_backbone.config import load_config  # noqa: E402
+from lisa_backbone.data.mini_coco import MINI_COCO  # noqa: E402
+from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.provenance import (  # noqa: E402
     code_state,
     config_of,
@@ -94,20 +99,30 @@ def test_paths_are_relative_or_bare(tmp_path, monkeypatch):
     assert show_path('a/b.pth') == 'a/b.pth'
 
 
-def test_weights_are_known_by_their_bytes(tmp_path):
+def test_weights_are_known_by_their_bytes(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     (tmp_path / 'a.pth').write_bytes(b'weights')
     expected = {'file': 'a.pth', 'sha256': hashlib.sha256(b'weights').hexdigest()}
     assert file_digest(tmp_path / 'a.pth') == expected
     init = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth')}
     cfg = Config({'model': {'backbone': {'type': 'B', 'init_cfg': init}}})
     assert initial_weights(cfg) == [expected]
-    url = 'https://example.org/b.pth'
+    # of a URL it is the file that torch keeps, not the name
+    url = 'https://example.org/some/b.pth?version=1'
     cfg = Config({'model': {'backbone': {'type': 'B'}}, 'load_from': url})
-    assert initial_weights(cfg) == [{'file': url, 'sha256': hashlib.sha256(url.encode()).hexdigest()}]
+    assert initial_weights(cfg) == [{'file': url, 'sha256': None}]
+    kept = tmp_path / 'torch' / 'hub' / 'checkpoints'
+    kept.mkdir(parents=True)
+    (kept / 'b.pth').write_bytes(b'fetched')
+    assert initial_weights(cfg) == [{'file': url, 'sha256': hashlib.sha256(b'fetched').hexdigest()}]
+    name = 'torchvision://resnet18'
+    cfg = Config({'model': {'backbone': {'type': 'B', 'init_cfg': {'type': 'Pretrained', 'checkpoint': name}}}})
+    (kept / Path(get_torchvision_models()['resnet18']).name).write_bytes(b'of torchvision')
+    assert initial_weights(cfg) == [{'file': name, 'sha256': hashlib.sha256(b'of torchvision').hexdigest()}]
     assert initial_weights(Config({'model': {'type': 'Net'}})) == []
     given = {'type': 'TIMMBackbone', 'model_name': 'resnet18', 'pretrained': True}
     (found,) = initial_weights(Config({'model': {'backbone': given, 'neck': {'pretrained': False}}}))
-    assert found['file'] == 'timm:resnet18'
+    assert found == {'file': 'timm:resnet18', 'sha256': None}
     given = {'type': 'UniFormer', 'pretrained': str(tmp_path / 'a.pth')}
     assert initial_weights(Config({'model': {'backbone': given}})) == [expected]
 
@@ -118,8 +133,44 @@ def test_data_are_known_by_their_annotations(tmp_path):
     cfg = Config({'test_dataloader': {'dataset': {'type': 'RepeatDataset', 'dataset': leaf}}})
     expected = {'name': tmp_path.name, 'fingerprint': hashlib.sha256(b'{}').hexdigest()}
     assert data_of(cfg) == expected
-    (tmp_path / 'mini.json').write_text(json.dumps({'set': 'mini COCO', 'fingerprint': 'ab'}))
-    assert data_of(cfg) == {'name': 'mini COCO', 'fingerprint': 'ab'}
+    # what is trained on is known besides: a list that lost its missing videos is another
+    (tmp_path / 'train.txt').write_text('a.mp4 0\nb.mp4 1\n')
+    cfg.train_dataloader = {'dataset': {**leaf, 'ann_file': 'train.txt'}}
+    assert data_of(cfg, 'train')['fingerprint'] == hashlib.sha256(b'a.mp4 0\nb.mp4 1\n').hexdigest()
+    assert data_of(cfg) == expected
+
+
+def test_a_mini_set_has_its_fingerprint_while_it_is_what_was_made(tmp_path):
+    root = tmp_path / 'mini_coco'
+    made = MINI_COCO.make(root, MINI_COCO.params(train=2, val=2))
+    leaf = {'type': 'CocoDataset', 'data_root': str(root), 'ann_file': 'annotations/instances_val2017.json'}
+    cfg = Config({'test_dataloader': {'dataset': leaf}, 'train_dataloader': {'dataset': leaf}})
+    expected = {'name': 'mini COCO', 'fingerprint': made['fingerprint']}
+    assert data_of(cfg) == data_of(cfg, 'train') == expected
+    # one of before records had the digest of the files: compared by the pixels, then the digest is added
+    record = json.loads((root / 'mini.json').read_text())
+    digest = record.pop('sha256')
+    (root / 'mini.json').write_text(json.dumps(record))
+    assert data_of(cfg) == expected
+    assert json.loads((root / 'mini.json').read_text()) == {**record, 'sha256': digest}
+    image = next((root / 'train2017').iterdir())
+    whole = image.read_bytes()
+    for old in (False, True):
+        if old:
+            (root / 'mini.json').write_text(json.dumps(record))
+        for spoil in (
+            lambda: image.write_bytes(cv2.imencode('.jpg', np.zeros((64, 64, 3), np.uint8))[1].tobytes()),
+            lambda: image.write_bytes(b'no image'),
+            image.unlink,
+        ):
+            spoil()
+            with pytest.raises(UserError, match=r'mini_coco are not those that were made; make it anew with `python'):
+                data_of(cfg)
+            image.write_bytes(whole)
+    assert data_of(cfg) == expected
+    (root / 'mini.json').write_text('{}')
+    with pytest.raises(UserError, match=r"mini\.json is no record of a mini set \('set'\)"):
+        data_of(cfg)
 
 
 def test_folders_without_annotations_are_known_by_names_and_sizes(tmp_path):
@@ -128,6 +179,14 @@ def test_folders_without_annotations_are_known_by_names_and_sizes(tmp_path):
     leaf = {'type': 'ImageNet', 'data_root': str(tmp_path), 'data_prefix': {'img_path': 'val'}}
     cfg = Config({'test_dataloader': {'dataset': leaf}})
     assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg 5\n').hexdigest()
+    cfg.train_dataloader = {'dataset': leaf}
+    assert data_of(cfg, 'train')['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg\n').hexdigest()
+    leaf = {'type': 'ImageNet', 'data_root': str(tmp_path), 'split': 'val'}  # mmpretrain finds folder and list by it
+    cfg = Config({'test_dataloader': {'dataset': leaf}})
+    assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg 5\n').hexdigest()
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta' / 'val.txt').write_text('cat/1.jpg 0\n')
+    assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'cat/1.jpg 0\n').hexdigest()
 
 
 @pytest.mark.skipif(not shutil.which('git'), reason='git is not installed')
@@ -155,6 +214,16 @@ def test_code_is_known_by_its_commit(tmp_path, monkeypatch):
         head = git('rev-parse', 'HEAD')
         assert state() == {'commit': head, 'dirty': False}
         (tmp_path / 'results' / 'mini.jsonl').write_text('2\n')  # what a sweep writes as it goes
+        assert state() == {'commit': head, 'dirty': False}
+        for name, dirty in (
+            ('data/a.py', False),
+            ('lisa_backbone/a.txt', False),
+            ('lisa_backbone/attention/new.py', True),
+        ):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text('1\n')
+            assert state() == {'commit': head, 'dirty': dirty}, name
+        (tmp_path / name).unlink()
         assert state() == {'commit': head, 'dirty': False}
         (tmp_path / 'code.py').write_text('2\n')
         assert state() == {'commit': head, 'dirty': True}

@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa:
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.preflight import build_model  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
+    MetricsHook,
     RunOptions,
     _latest_checkpoint,
     parse_options,
@@ -205,6 +207,26 @@ def test_stopped_run_is_resumed(trained, bench):
     cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
     assert check_resumable(build_model(cfg.model), kept).share == 1
     assert compat.load_checkpoint(kept)['meta']['iter'] >= 6  # two steps an epoch: the count went on
+    first = compat.load_checkpoint(trained[0] / 'epoch_1.pth')['meta']['train_seconds']
+    assert compat.load_checkpoint(kept)['meta']['train_seconds'] > first > 0
+    entry = json.loads((trained[0] / 'metrics.json').read_text())['train']
+    assert first < entry['train_seconds'] < entry['seconds'] + 1
+
+
+def test_seconds_before_a_resumption_count():
+    runner = SimpleNamespace(_resume=True)
+    meta = {}
+    hook = MetricsHook()
+    hook.after_load_checkpoint(runner, {'meta': {'train_seconds': 1000.0}})
+    hook.before_save_checkpoint(runner, {'meta': meta})
+    assert 1000 < meta['train_seconds'] < 1100
+    hook.after_load_checkpoint(runner, {'meta': {}})  # of before they were kept
+    assert hook.seconds is None
+    hook.before_save_checkpoint(runner, {'meta': meta})
+    assert meta['train_seconds'] is None
+    hook = MetricsHook()
+    hook.after_load_checkpoint(SimpleNamespace(_resume=False), {'meta': {'train_seconds': 1000.0}})
+    assert 0 < hook.seconds < 100  # weights to start from are no part of the training
 
 
 def test_an_emptied_last_checkpoint_falls_back_to_the_newest_whole_one(trained, tmp_path):

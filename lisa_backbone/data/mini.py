@@ -35,6 +35,7 @@ __all__ = [
     'MiniSet',
     'MiniVideoParams',
     'balanced_label',
+    'content_digest',
     'encode_jpeg',
     'fingerprint',
     'remake_command',
@@ -190,6 +191,7 @@ class MiniSet:
             'fingerprint': self.fingerprint(root),
             'versions': {name: _version(name) for name in self.libraries},
             'files': _count_files(root),
+            'sha256': content_digest(root),
         }
         (root / RECORD).write_text(json.dumps(record, indent=2) + '\n')
         return record
@@ -237,6 +239,26 @@ def fingerprint(root: str | Path) -> str:
     files = sorted(path for folder in root.iterdir() if folder.is_dir() for path in folder.rglob('*') if path.is_file())
     for path in tqdm(files, desc='fingerprint', unit='file', leave=False):
         digest.update(path.relative_to(root).as_posix().encode() + _content(path))
+    return digest.hexdigest()
+
+
+def content_digest(root: str | Path) -> str:
+    """SHA-256 over the names and bytes of all files of a mini set but its record and hidden ones.
+
+    The fingerprint says whether two sets are the same to a model; this, in a fraction of its time, whether a set is
+    still what was written.
+
+    Args:
+        root: Root of the set.
+
+    Returns:
+        The hexadecimal digest.
+    """
+    root, digest = Path(root), hashlib.sha256()
+    for path in sorted(path for path in root.rglob('*') if path.is_file()):
+        name = path.relative_to(root).as_posix()
+        if name != RECORD and not path.name.startswith('.'):
+            digest.update(f'{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n'.encode())
     return digest.hexdigest()
 
 

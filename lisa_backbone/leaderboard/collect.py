@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..records import validate
 from .tasks import Task, task_of
 
-__all__ = ['RECORD_FILE', 'attention_of', 'record_of', 'write_record']
+__all__ = ['RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_record']
 
 METRICS_FILE = 'metrics.json'
 RECORD_FILE = 'record.json'
@@ -68,7 +68,7 @@ def record_of(work_dir: Path, backbone: dict) -> dict[str, Any] | None:
         return None
     task, model = found
     _check_same(trained, tested, work_dir)
-    attention = attention_of(backbone)
+    attention, training = attention_of(backbone), trained.get('data')
     return validate(
         {
             'schema': 1,
@@ -85,11 +85,10 @@ def record_of(work_dir: Path, backbone: dict) -> dict[str, Any] | None:
             'config': trained['config'],
             'code': trained['code'],
             'weights': {'initial': trained['weights'], 'tested': tested['weights']},
-            'data': tested['data'],
+            'data': tested['data'] | ({'training': training['fingerprint']} if training else {}),
             'cost': {
                 'iterations': trained['iterations'],
-                # The clock of a resumed training began when it was resumed.
-                'train_seconds': None if trained['resumed_from'] else trained['seconds'],
+                'train_seconds': trained.get('train_seconds', None if trained['resumed_from'] else trained['seconds']),
                 'test_seconds': tested['seconds'],
                 'train_peak_mib': trained['peak_mib'],
                 'test_peak_mib': tested['peak_mib'],
@@ -106,7 +105,7 @@ def record_of(work_dir: Path, backbone: dict) -> dict[str, Any] | None:
 
 
 def write_record(work_dir: Path, cfg: Config) -> Path | None:
-    """Write the record of a run into its work directory.
+    """Write the record of a run into its work directory; where there is none to be made, that of before is removed.
 
     Args:
         work_dir: Where it was trained and tested.
@@ -115,6 +114,7 @@ def write_record(work_dir: Path, cfg: Config) -> Path | None:
     Returns:
         The file; ``None`` where the run was not trained there, or its config belongs to no task.
     """
+    discard_record(work_dir)
     try:
         record = record_of(work_dir, cfg.model.get('backbone') or {})
     except UserError as error:
@@ -125,6 +125,15 @@ def write_record(work_dir: Path, cfg: Config) -> Path | None:
     path = work_dir / RECORD_FILE
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
     return path
+
+
+def discard_record(work_dir: Path) -> None:
+    """Remove the record of a run, since it is trained or tested anew.
+
+    Args:
+        work_dir: Its work directory, which may not be there yet.
+    """
+    (work_dir / RECORD_FILE).unlink(missing_ok=True)
 
 
 def _metrics(task: Task, found: dict, work_dir: Path) -> dict[str, float]:
@@ -140,9 +149,19 @@ def _metrics(task: Task, found: dict, work_dir: Path) -> dict[str, float]:
 
 
 def _check_same(trained: dict, tested: dict, work_dir: Path) -> None:
-    """Stop where training and test were not of one config."""
+    """Stop where training and test were not of one config, or the weights tested are not those of the training."""
     if trained['config']['digest'] != tested['config']['digest']:
         raise UserError(
             f'{work_dir} was tested with another config or other overrides than it was trained with; test it again '
             f'with those of the training'
+        )
+    made = trained.get('made')
+    if made is None:  # written before trainings noted the digests of their checkpoints
+        own = Path(tested['checkpoint']).resolve().parent == work_dir.resolve()
+    else:
+        own = tested['weights']['sha256'] in [one['sha256'] for one in made]
+    if not own:
+        raise UserError(
+            f'{tested["checkpoint"]} is neither the best nor the last checkpoint that was trained in {work_dir}; test '
+            f'one of those'
         )
