@@ -25,6 +25,7 @@ from lisa_backbone.leaderboard.bootstrap import (  # noqa: E402
     _evaluate,
     _MeanIoU,
     compare,
+    value_of,
 )
 from lisa_backbone.leaderboard.statistics import (  # noqa: E402
     compare_seeds,
@@ -437,6 +438,7 @@ def test_miou_is_that_of_the_images_drawn(maps):
     everything = np.arange(30)
     assert found.metric == 'mIoU'
     assert found.values == pytest.approx((miou(a, everything), miou(b, everything)))
+    assert value_of(maps[1], 'mIoU') == found.values[1]
     rng = np.random.default_rng(4)
     drawn = [miou(a, images) - miou(b, images) for images in rng.integers(30, size=(300, 30))]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
@@ -611,6 +613,7 @@ def test_detections_are_compared(truth_file, tmp_path):
         weights = np.stack([np.bincount(drawn, minlength=16) for drawn in draws]).astype(float)
         differences = figures[0](weights) - figures[1](weights)
         assert found.values == pytest.approx([figure(np.ones((1, 16)))[0] for figure in figures])
+        assert (value_of(paths[0], metric), value_of(paths[1], metric, truth_file)) == found.values
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
         assert found.low > 0
     assert compare(*paths, resamples=100, progress=False).metric == 'box AP'

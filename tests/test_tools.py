@@ -33,6 +33,7 @@ from lisa_backbone.preflight import build_model  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
     RunOptions,
+    _flags,
     _latest_checkpoint,
     parse_options,
     prepare,
@@ -211,6 +212,13 @@ def test_stopped_run_is_resumed(trained, bench):
     assert compat.load_checkpoint(kept)['meta']['train_seconds'] > first > 0
     entry = json.loads((trained[0] / 'metrics.json').read_text())['train']
     assert first < entry['train_seconds'] < entry['seconds'] + 1
+
+
+def test_flags_are_recorded_as_overrides_that_a_config_takes():
+    flags = _flags(RunOptions('a.py', amp=True, auto_scale_lr=True))
+    cfg = load_config(CONFIG, parse_options([f'{key}={value}' for key, value in flags.items()]))
+    assert (cfg.optim_wrapper.type, cfg.auto_scale_lr.enable) == ('AmpOptimWrapper', True)
+    assert _flags(RunOptions('a.py')) == {}
 
 
 def test_seconds_before_a_resumption_count():

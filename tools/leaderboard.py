@@ -8,6 +8,7 @@ Examples:
     python tools/leaderboard.py report --out work_dirs/report
     python tools/leaderboard.py draw --out work_dirs/mini.png
     python tools/leaderboard.py compare work_dirs/a/predictions.npz work_dirs/b/predictions.npz
+    python tools/leaderboard.py add work_dirs/mask-rcnn_lisa-t_fpn_1x_coco
     python tools/leaderboard.py lint
     python tools/leaderboard.py reproduce mini-ade20k "lisa-p, LiSAttention" --seed 0 --run
 """
@@ -76,6 +77,10 @@ def parse_args() -> argparse.Namespace:
     compare.add_argument('--metric', help='top-1, mIoU, box AP or mask AP (default: the first that they allow)')
     compare.add_argument('--resamples', type=int, default=2000)
     compare.add_argument('--method', choices=['percentile', 'BCa'], default='percentile', help='of the interval')
+
+    add = actions.add_parser('add', help='check runs and add their records to the results')
+    add.add_argument('work_dirs', type=Path, nargs='+', metavar='WORK_DIR', help='where each was trained and tested')
+    add.add_argument('--results', type=Path, help='file of records (default: that of the status in results/)')
 
     lint = actions.add_parser('lint', help='build every config and compare costs, records and tables with it')
     lint.add_argument('--mend', action='store_true', help='write costs and tables anew')
@@ -177,6 +182,15 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def add(args: argparse.Namespace) -> int:
+    """Add the records of runs."""
+    from lisa_backbone.leaderboard import add as adding
+
+    for line in adding.add(args.work_dirs, REPO, args.results):
+        print(line)
+    return 0
+
+
 def lint(args: argparse.Namespace) -> int:
     """Check what is published."""
     from lisa_backbone.leaderboard import lint as linter
@@ -215,6 +229,7 @@ ACTIONS = {
     'report': report,
     'draw': draw,
     'compare': compare,
+    'add': add,
     'lint': lint,
     'reproduce': reproduce,
 }

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..predictions import Classification, Detection, Predictions, Segmentation, read_predictions
 
-__all__ = ['Comparison', 'compare']
+__all__ = ['Comparison', 'compare', 'value_of']
 
 _BATCH = 2_000_000  # numbers that one batch of resamples may take
 
@@ -134,7 +134,7 @@ def compare(
     _require_same_samples(a, b, paths)
     metric = metric or _main_metric(a)
     with tqdm(total=0, desc='reading and matching', unit='draw', disable=not progress) as bar:
-        samples, figures = _figures(a, b, metric, paths, ground_truth)
+        samples, figures = _figures((a, b), metric, paths, ground_truth)
         width = max(samples, *(figure.width for figure in figures))
         of_all = np.ones((1, samples))
         values = tuple(float(figure(of_all)[0]) for figure in figures)
@@ -167,6 +167,25 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
+
+
+def value_of(path: str | Path, metric: str, ground_truth: str | Path | None = None) -> float:
+    """A metric of saved predictions, made anew of all samples.
+
+    Args:
+        path: The predictions.
+        metric: As for :func:`compare`.
+        ground_truth: The annotation file of detections, if it is not where the test found it.
+
+    Returns:
+        The metric, a share of one.
+
+    Raises:
+        UserError: A file cannot be read, or the metric is not to be had of them.
+    """
+    path = Path(path)
+    samples, (figure,) = _figures((read_predictions(path),), metric, (path,), ground_truth)
+    return float(figure(np.ones((1, samples)))[0])
 
 
 def _bootstrap(
@@ -360,19 +379,20 @@ def _evaluate(results: list[dict], truth: Any, iou_type: str, categories: Sequen
 
 
 def _figures(
-    a: Predictions, b: Predictions, metric: str, paths: tuple[Path, Path], ground_truth: str | Path | None
+    several: Sequence[Predictions], metric: str, paths: Sequence[Path], ground_truth: str | Path | None
 ) -> tuple[int, list[_Figure]]:
-    """Number of samples, and the metric of either as a function of their weights."""
+    """Number of samples, and the metric of each of some predictions of the same as a function of their weights."""
+    a = several[0]
     ids = sorted(a.ids)  # so that the draws do not depend on the order in a file
     top = re.fullmatch(r'top-([1-9]\d*)', metric)
     if isinstance(a, Classification) and top:
-        return len(ids), [_TopK(p, _order(p, ids), int(top[1])) for p in (a, b)]
+        return len(ids), [_TopK(p, _order(p, ids), int(top[1])) for p in several]
     if isinstance(a, Segmentation) and metric == 'mIoU':
-        return len(ids), [_MeanIoU(p, _order(p, ids)) for p in (a, b)]
+        return len(ids), [_MeanIoU(p, _order(p, ids)) for p in several]
     if isinstance(a, Detection) and metric in ('box AP', 'mask AP'):
         truth = _truth(Path(ground_truth or a.ground_truth), a.ground_truth_sha256)
         figures = []
-        for predictions, path in zip((a, b), paths, strict=True):
+        for predictions, path in zip(several, paths, strict=True):
             results = _results(predictions.detections, metric, path)
             images = set(truth.getImgIds())
             if not images.issuperset(predictions.ids):

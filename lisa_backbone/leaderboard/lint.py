@@ -27,7 +27,7 @@ from .operators import operators_page
 from .table import table
 from .tasks import task_of
 
-__all__ = ['COSTS', 'TABLES', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'lint', 'list_configs']
+__all__ = ['COSTS', 'TABLES', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'is_this_stack', 'lint', 'list_configs']
 
 COSTS = 'results/configs.csv'
 TABLES = {'README.md': ('results/mini.jsonl',)}  # page to the sources of the tables between marks on it, in order
@@ -176,7 +176,7 @@ def _lint_records(root: Path) -> list[Problem]:
             continue
         try:
             options = parse_options(list(overrides))
-            if _is_this_stack(record['versions']):
+            if is_this_stack(record['versions']):
                 said, digest = record['config']['digest'], config_digest(load_config(config), options)
                 if said != digest:
                     what = f'its config has changed since: digest {said[:8]}, now {digest[:8]}'
@@ -230,7 +230,7 @@ def _differences(record: dict[str, Any], cost: Cost) -> list[str]:
     return [f'says {name} {said}, and it is {real}' for name, said, real in claims if said != real]
 
 
-def _is_this_stack(versions: dict[str, str]) -> bool:
+def is_this_stack(versions: dict[str, str]) -> bool:
     """Whether a record was made with the framework versions that are installed: bases of configs differ otherwise."""
     for name, version in versions.items():
         if 'mm' in name:
