@@ -468,6 +468,12 @@ def throughputs(rows, overrides=(), model='A'):
     return {axis.label.partition('inference, ')[2]: value for axis, value in found.items() if 'Through' in axis.label}
 
 
+@pytest.mark.parametrize('value', ['nan', 'inf', 'fast'])
+def test_a_throughput_that_is_no_number_is_named(value):
+    with pytest.raises(UserError, match=f"gives '{value}' as the throughput of configs/det/mini.py"):
+        throughputs([{'per_second': value}])
+
+
 def test_each_version_of_torch_and_batch_has_an_axis():
     rows = [
         {'per_second': '10'},

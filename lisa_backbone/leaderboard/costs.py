@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,8 +81,21 @@ def costs(cell: Cell, model: str, benchmarks: Iterable[Mapping[str, str]] = ()) 
                     f'benchmark files give the throughput of {row.get("model") or row["candidate"]} twice '
                     f'({_conditions(row)}); remove a row, or name the files to take with --benchmarks'
                 )
-            found[axis] = float(row['per_second'])
+            found[axis] = _per_second(row)
     return found
+
+
+def _per_second(row: Mapping[str, str]) -> float:
+    try:
+        value = float(row['per_second'])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(
+            f'a benchmark file gives {row["per_second"]!r} as the throughput of {row.get("model") or row["candidate"]} '
+            f'({_conditions(row)}), which is no number; remove that row and measure it again'
+        )
+    return value
 
 
 def _is_of(row: Mapping[str, str], run: Mapping, model: str) -> bool:
