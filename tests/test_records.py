@@ -1,6 +1,7 @@
 """Records: the schema, what is refused, and files that stay whole."""
 
 import json
+import multiprocessing
 
 import pytest
 
@@ -119,7 +120,24 @@ def test_files_are_added_to_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match='the new record 2 is mini and has no data'):
         add_records(path, [measured(seed=3), measured(seed=4, data=None)])
     assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ['mini.jsonl']
+    assert sorted(p.name for p in path.parent.iterdir()) == ['.mini.jsonl.lock', 'mini.jsonl']  # no drafts
+
+
+def add_ten(path, model):
+    for seed in range(10):
+        add_records(path, [measured(model=model, seed=seed)])
+
+
+def test_several_processes_add_to_one_file(tmp_path):
+    path = tmp_path / 'mini.jsonl'
+    fork = multiprocessing.get_context('fork')
+    processes = [fork.Process(target=add_ten, args=(path, f'model {number}')) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(read_records(path)) == 40
 
 
 def test_a_folder_is_read_as_one(tmp_path):
