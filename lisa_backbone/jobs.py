@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import re
@@ -14,11 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 __all__ = ['Outcome', 'Processes', 'Starter', 'duration', 'run_alone', 'sentence_of', 'threads_each', 'work_through']
 
 GRACE = 60  # seconds that a process has to end by itself after an interrupt
+_HANDOVER = 5  # seconds for the last descendants of a process to let go of its log
 _TAIL = 20_000  # bytes of a log that are searched for its last words
 _ELASTIC = 'torch/distributed/elastic/multiprocessing/api.py'  # in the lines of torchrun about its processes
 
@@ -95,6 +97,13 @@ class Processes:
         environment = {**os.environ, **dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(self.threads))}
         start = time.perf_counter()
         with log.open('ab') as file, self._device() as device:
+            if not _lock(file):
+                seconds = time.perf_counter() - start
+                sentence = (
+                    f'an earlier process that writes {log} is still at work; wait for its end or end it, then give the '
+                    f'same command again'
+                )
+                return Outcome(1, seconds, sentence)
             begin = file.tell()
             with self._lock:
                 if self._stopped:
@@ -219,6 +228,22 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f'{seconds / size:.0f} {unit}'
     return f'{seconds / 86400:.1f} days'
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a log that a process is to inherit: until that one ends, even if this one is killed, nobody else has it."""
+    deadline = time.monotonic() + _HANDOVER
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
 
 
 def _interrupt(process: subprocess.Popen) -> None:

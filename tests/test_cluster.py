@@ -125,7 +125,9 @@ def test_time_limit(tmp_path, monkeypatch):
     assert ended(int((tmp_path / 'pid').read_text()))
     monkeypatch.setattr(cluster, 'RESUBMISSIONS', 1)
     log.unlink()
-    outcome = jobs.run(sh('echo "Saving checkpoint at 40 iterations"; kill -USR2 $PPID; exec sleep 60'), log)
+    # a moment later: a signal while Popen has not returned yet would leave the command behind
+    script = 'echo "Saving checkpoint at 40 iterations"; sleep 0.5; kill -USR2 $PPID; exec sleep 60'
+    outcome = jobs.run(sh(script), log)
     assert log.read_text() == 'Saving checkpoint at 40 iterations\n' * 2
     assert outcome.sentence == (
         '2 jobs of it reached their time limit of 60 seconds; the same command again goes on from the latest checkpoint'

@@ -1,5 +1,6 @@
 """Processes of their own: how they end, what is said of it, and that an interrupt leaves none behind."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -68,6 +69,23 @@ def test_process_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, 'GRACE', 0.2)
     code = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'
     assert run(code, tmp_path / 'log.txt', limit=1).status == -9
+
+
+def test_nothing_is_started_beside_what_was_left_behind(tmp_path, monkeypatch):
+    """A process outlives the one that started it, where that is killed: its log stays locked until it ends."""
+    monkeypatch.setattr(jobs, '_HANDOVER', 0.2)
+    log = tmp_path / 'log.txt'
+    with log.open('ab') as file:
+        assert jobs._lock(file)
+        left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=file)
+    outcome = run('print(1)', log)
+    assert outcome.status == 1
+    assert outcome.sentence.startswith(f'an earlier process that writes {log} is still at work; wait for its end')
+    assert log.read_text() == ''
+    left.kill()
+    left.wait()
+    assert run('print(1)', log).status == 0
+    assert log.read_text() == '1\n'
 
 
 def test_work_goes_several_at_a_time(tmp_path):
