@@ -332,7 +332,7 @@ def test_something_something_is_never_flipped(name):
 
 SWIN_BIASES = 'optim_wrapper.paramwise_cfg.custom_keys.relative_position_bias_table'
 BACKBONE_KEYS = re.compile(
-    r'^\.(custom_imports\.|peer\.|model\.(backbone|(neck|decode_head|auxiliary_head|cls_head|head)\.in_channels)(\.|$))'
+    r'^\.(custom_imports\.|peer\.|weights\.|model\.(backbone|(neck|decode_head|auxiliary_head|cls_head|head)\.in_channels)(\.|$))'
 )
 
 
@@ -356,7 +356,9 @@ def test_tsm_differs_by_the_model_and_the_layout_of_clips_alone(name):
     one, other = (flat(load(n).to_dict()) for n in (name, name.replace('tsm-r50', 'lisa-t')))
     different = {key for key in set(one) | set(other) if one.get(key, 'absent') != other.get(key, 'absent')}
     assert [
-        key for key in different if not key.startswith(('.model.', '.preprocess_cfg.')) and 'input_format' not in key
+        key
+        for key in different
+        if not key.startswith(('.model.', '.preprocess_cfg.', '.weights.')) and 'input_format' not in key
     ] == []
     assert {one[key] for key in different if key.endswith('.input_format')} == {'NCHW'}
 
@@ -451,7 +453,7 @@ def test_runner_reads_the_keys_that_are_called_known():
     """Every top-level key of a finished config is one that mmengine reads, or a variable of a base file."""
     variables = {'data_root', 'dataset_type', 'backend_args', 'vis_backends', 'metainfo', 'width', 'norm_cfg'}
     variables |= {'train_pipeline', 'val_pipeline', 'test_pipeline', 'crop_size', 'img_ratios', 'optimizer', 'dataset'}
-    variables |= {'backbone_norm_cfg', 'bgr_mean', 'bgr_std', 'preprocess_cfg', 'max_epochs', 'peer'}
+    variables |= {'backbone_norm_cfg', 'bgr_mean', 'bgr_std', 'preprocess_cfg', 'max_epochs', 'peer', 'weights'}
     unknown = {name: set(load(name)) - RUNNER_KEYS - variables for name in ALL}
     assert {name: keys for name, keys in unknown.items() if keys} == {}
 

@@ -1,7 +1,10 @@
-# Video Swin-T in the place of LiSA-T. Weights of images, which it inflates: model.backbone.pretrained2d=True
-# model.backbone.pretrained=https://github.com/SwinTransformer/storage/releases/download/v1.0.0/
-# swin_tiny_patch4_window7_224.pth
+# Video Swin-T in the place of LiSA-T; it inflates weights of images.
 _base_ = './lisa-t_8xb8-amp-16x4x1-30e_kinetics400-rgb.py'
+
+weights = [
+    'model.backbone.pretrained=https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
+    'model.backbone.pretrained2d=True',
+]
 
 model = dict(
     backbone=dict(

@@ -1,6 +1,10 @@
-# UniFormer-S in the place of LiSA-T. Weights of images, which it inflates: model.backbone.pretrained2d=True
-# model.backbone.pretrained=uniformer_small_in1k
+# UniFormer-S in the place of LiSA-T; it inflates weights of images.
 _base_ = './lisa-t_8xb8-amp-16x4x1-30e_kinetics400-rgb.py'
+
+weights = [
+    'model.backbone.pretrained=uniformer_small_in1k',
+    'model.backbone.pretrained2d=True',
+]
 
 model = dict(
     backbone=dict(

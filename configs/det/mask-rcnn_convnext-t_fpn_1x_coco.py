@@ -1,6 +1,9 @@
-# ConvNeXt-T in the place of LiSA-T; weights, with the prefix of their keys:
-# https://download.openmmlab.com/mmclassification/v0/convnext/downstream/convnext-tiny_3rdparty_32xb128-noema_in1k_20220301-795e9634.pth
+# ConvNeXt-T in the place of LiSA-T; the keys of its weights have a prefix.
 _base_ = './mask-rcnn_lisa-t_fpn_1x_coco.py'
+
+weights = [
+    'model.backbone.init_cfg.checkpoint=https://download.openmmlab.com/mmclassification/v0/convnext/downstream/convnext-tiny_3rdparty_32xb128-noema_in1k_20220301-795e9634.pth',
+]
 
 custom_imports = dict(imports=['lisa_backbone', 'mmpretrain.models'])
 

@@ -1,6 +1,7 @@
-# PVTv2-B2 in the place of LiSA-T; weights:
-# https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2.pth
+# PVTv2-B2 in the place of LiSA-T.
 _base_ = './mask-rcnn_lisa-t_fpn_1x_coco.py'
+
+weights = ['model.backbone.init_cfg.checkpoint=https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2.pth']
 
 model = dict(
     backbone=dict(

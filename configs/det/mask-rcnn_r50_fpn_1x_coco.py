@@ -1,6 +1,8 @@
-# ResNet-50 in the place of LiSA-T; weights: torchvision://resnet50
+# ResNet-50 in the place of LiSA-T.
 # Nothing is frozen and statistics are shared by the GPUs, so that a random start is sound as well.
 _base_ = './mask-rcnn_lisa-t_fpn_1x_coco.py'
+
+weights = ['model.backbone.init_cfg.checkpoint=torchvision://resnet50']
 
 model = dict(
     backbone=dict(

@@ -1,6 +1,9 @@
-# Swin-T in the place of LiSA-T; weights:
-# https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth
+# Swin-T in the place of LiSA-T.
 _base_ = './mask-rcnn_lisa-t_fpn_1x_coco.py'
+
+weights = [
+    'model.backbone.init_cfg.checkpoint=https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
+]
 
 model = dict(
     backbone=dict(

@@ -1,6 +1,8 @@
 # Any timm model with feature maps at strides 4 to 32 in the place of LiSA-T: model.backbone.model_name=NAME and, where
-# the widths differ, those that the error message names; timm's weights: model.backbone.pretrained=True
+# the widths differ, those that the error message names.
 _base_ = './mask-rcnn_lisa-t_fpn_1x_coco.py'
+
+weights = ['model.backbone.pretrained=True']
 
 custom_imports = dict(imports=['lisa_backbone', 'mmpretrain.models'])
 

@@ -1,6 +1,7 @@
-# PVTv2-B2 in the place of LiSA-T; weights:
-# https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2.pth
+# PVTv2-B2 in the place of LiSA-T.
 _base_ = './lisa-t_upernet_8xb2-160k_ade20k-512x512.py'
+
+weights = ['model.backbone.init_cfg.checkpoint=https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2.pth']
 
 custom_imports = dict(imports=['lisa_backbone', 'mmdet.models'])
 

@@ -1,6 +1,8 @@
-# ResNet-50 in the place of LiSA-T; weights: open-mmlab://resnet50_v1c
+# ResNet-50 in the place of LiSA-T.
 # Nothing is frozen and statistics are shared by the GPUs, so that a random start is sound as well.
 _base_ = './lisa-t_upernet_8xb2-160k_ade20k-512x512.py'
+
+weights = ['model.backbone.init_cfg.checkpoint=open-mmlab://resnet50_v1c']
 
 model = dict(
     backbone=dict(

@@ -1,6 +1,9 @@
-# Swin-T in the place of LiSA-T; weights:
-# https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_tiny_patch4_window7_224_20220317-1cdeb081.pth
+# Swin-T in the place of LiSA-T.
 _base_ = './lisa-t_upernet_8xb2-160k_ade20k-512x512.py'
+
+weights = [
+    'model.backbone.init_cfg.checkpoint=https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_tiny_patch4_window7_224_20220317-1cdeb081.pth',
+]
 
 model = dict(
     backbone=dict(
