@@ -1,36 +1,44 @@
 """The sweep: what it runs, what it skips and resumes, and the arithmetic of its estimate."""
 
 import hashlib
+import importlib.util
 import json
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lisa_backbone import compat
+from lisa_backbone import compat, jobs
 
 compat.apply()
 pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
+from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.jobs import Processes, sentence_of, work_through  # noqa: E402
+from lisa_backbone.leaderboard.collect import attention_of  # noqa: E402
 from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     Model,
     Run,
     Settings,
     _alone,
+    _digest,
     _progress,
     attention_options,
     list_models,
     run_sweep,
     schedule_options,
     time_left,
+    weights_of,
 )
 from lisa_backbone.leaderboard.tasks import (  # noqa: E402
     MINI_CONTROLS,
@@ -43,8 +51,10 @@ from lisa_backbone.leaderboard.tasks import (  # noqa: E402
     task_of,
 )
 from lisa_backbone.predictions import read_predictions  # noqa: E402
-from lisa_backbone.provenance import file_digest  # noqa: E402
+from lisa_backbone.provenance import config_of, file_digest  # noqa: E402
 from lisa_backbone.records import read_records  # noqa: E402
+from lisa_backbone.rehearsals import make_stand_in  # noqa: E402
+from lisa_backbone.runner import parse_options  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 ONE = Task(
@@ -125,9 +135,8 @@ def place(tmp_path):
 def known(monkeypatch):
     """The sweep finds the tasks that others start from among these; and a digest that the stand-in can make."""
 
-    def digest(task, model, settings):
-        words = [Path(task.config_of(model.name)).name, *attention_options(model.attention)]
-        words += [*task.options, *settings.options]
+    def digest(config, options):
+        words = [config.name, *options]
         return hashlib.sha256(' '.join(words).encode()).hexdigest()
 
     monkeypatch.setattr('lisa_backbone.leaderboard.sweep._digest', digest)
@@ -261,6 +270,67 @@ def test_failed_run_does_not_stop_the_others(place):
     assert [r['seed'] for r in results(place)] == [1]
 
 
+def test_a_record_that_is_not_taken_is_of_its_run_alone(place):
+    """The stand-in makes two records of seed 1: the second is refused, and the sweep goes on."""
+    tool = (place / 'tools' / 'test.py').read_text()
+    (place / 'tools' / 'test.py').write_text(tool.replace('seed=seed', 'seed={2: 1}.get(seed, seed)'))
+    failed = run_sweep([ONE], [LISA], [0, 1, 2, 3], settings(place))
+    assert [run.seed for run in failed] == [2]
+    assert re.search(r'record\.json, is not taken: .* claim the same mini run', next(iter(failed.values())))
+    assert [r['seed'] for r in results(place)] == [0, 1, 3]
+
+
+def test_a_test_that_was_killed_as_it_wrote_is_made_again(place):
+    run_sweep([ONE], [LISA], [0], settings(place))
+    (place / 'results' / 'mini.jsonl').unlink()
+    (path,) = (place / 'work').glob('mini-one/*/*/record.json')
+    path.write_text(path.read_text()[:100])
+    calls(place)
+    assert run_sweep([ONE], [LISA], [0], settings(place)) == {}
+    assert [call.split()[0] for call in calls(place)] == ['test']
+    assert len(results(place)) == 1
+
+
+# Put before the stand-in for training: of seed 1 it saves a checkpoint and then takes its time, unless it goes on.
+SLOW = """
+import os, pathlib, sys, time
+saved = pathlib.Path(sys.argv[sys.argv.index('--work-dir') + 1]) / 'epoch_1.pth'
+if sys.argv[sys.argv.index('--seed') + 1] == '1' and not saved.exists():
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    saved.write_text(f'{os.getpid()} ')
+    time.sleep(120)
+"""
+
+
+def test_a_killed_sweep_goes_on(place, monkeypatch):
+    """SIGKILL ends the sweep but not the training that it started: nothing is started beside that one."""
+    train = place / 'tools' / 'train.py'
+    train.write_text(SLOW + train.read_text())
+    everything = [ONE], [LISA], [0, 1, 2], settings(place)
+    sweep = multiprocessing.get_context('fork').Process(target=run_sweep, args=everything)
+    sweep.start()
+    deadline = time.monotonic() + 60
+    while not (saved := [p for p in place.glob('work/mini-one/*/*/epoch_1.pth') if p.read_text().endswith(' ')]):
+        assert sweep.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.join()
+    assert sweep.exitcode == -signal.SIGKILL
+    assert [r['seed'] for r in results(place)] == [0]
+    calls(place)
+    monkeypatch.setattr(jobs, '_HANDOVER', 0.2)
+    failed = run_sweep(*everything)
+    assert [(run.seed, 'is still at work; wait for its end' in why) for run, why in failed.items()] == [(1, True)]
+    assert [r['seed'] for r in results(place)] == [0, 2]
+    assert [re.search(r'--seed (\d)', call)[1] for call in calls(place)] == ['2', '2']
+    os.kill(int(saved[0].read_text()), signal.SIGKILL)
+    monkeypatch.setattr(jobs, '_HANDOVER', 60)
+    assert run_sweep(*everything) == {}
+    assert [(call.split()[0], '--resume' in call) for call in calls(place)] == [('train', True), ('test', False)]
+    assert [r['seed'] for r in results(place)] == [0, 2, 1]
+
+
 def test_results_of_other_settings_are_not_mixed(place):
     run_sweep([ONE], [LISA], [0], settings(place))
     calls(place)
@@ -311,6 +381,102 @@ def test_operators_become_overrides():
     ]
     with pytest.raises(UserError, match="option 'local_con' is unknown to SelfAttention"):
         attention_options('SelfAttention:local_con=True')
+
+
+@pytest.mark.parametrize('value', ['true', 'True'])
+def test_operators_are_named_as_their_records_name_them(place, value):
+    """Else a run would never count as done."""
+    (model,) = list_models(
+        ['lisa-p'], [f'SelfAttention:local_conv={value}', 'SelfAttention:local_conv=True'], [ONE], place
+    )
+    assert str(model) == 'lisa-p, SelfAttention:local_conv=True'
+    options = parse_options(attention_options(f'SelfAttention:local_conv={value}'))
+    backbone = load_config(REPO / 'configs/pretrain/lisa-p_mini-imagenet.py', options).model.backbone
+    assert model.attention == attention_of(backbone)
+
+
+# ---------------------------------------------------------------------------------------------------------- real tasks
+
+
+@pytest.fixture
+def real(place):
+    """The configs of this repository beside stand-ins for its tools, which make records of Mask R-CNN."""
+    for path in (place / 'configs' / 'x').iterdir():
+        path.unlink()
+    (place / 'configs' / 'x').rmdir()
+    (place / 'configs').rmdir()
+    (place / 'configs').symlink_to(REPO / 'configs')
+    for name in ('train', 'test'):
+        tool = (place / 'tools' / f'{name}.py').read_text()
+        tool = tool.replace(
+            "status='mini', task='mini ' + task.title()", "status='reproduced', task='COCO Mask R-CNN 1x'"
+        )
+        tool = tool.replace('attention = options', "model = name.split('_')[1]\n    attention = options")
+        (place / 'tools' / f'{name}.py').write_text(tool)
+    return place
+
+
+def digest_of(call):
+    _, config, *words = call.split()
+    return config_of(config, parse_options(words[words.index('--cfg-options') + 1 :]))['digest']
+
+
+def test_real_tasks(real):
+    tasks = choose(['coco-mask-r-cnn-1x'])
+    models = list_models(['lisa-t', 'swin-t'], ['LiSAttention'], tasks, real)
+    settings = Settings(real, real / 'data', real / 'work', real / 'results' / 'reproduced.jsonl')
+    with pytest.raises(UserError, match=r'ImageNet-1K has no data: there is no folder .*/data/imagenet; put the set'):
+        run_sweep(tasks, models, [0], settings)
+    make_stand_in('imagenet', real / 'data')
+    (real / 'data' / 'coco').mkdir()
+    with pytest.raises(
+        UserError, match=r'COCO Mask R-CNN 1x has no data that can be used: .*prepare_data\.py coco --root'
+    ):
+        run_sweep(tasks, models, [0], settings)
+    (real / 'data' / 'coco').rmdir()
+    make_stand_in('coco', real / 'data')
+    assert calls(real) == []
+    assert run_sweep(tasks, models, [0], settings) == {}
+    found = calls(real)
+    assert [(call.split()[0], Path(call.split()[1]).stem) for call in found] == [
+        ('train', 'lisa-t_16xb64_in1k'),
+        ('train', 'mask-rcnn_lisa-t_fpn_1x_coco'),
+        ('test', 'mask-rcnn_lisa-t_fpn_1x_coco'),
+        ('train', 'mask-rcnn_swin-t_fpn_1x_coco'),
+        ('test', 'mask-rcnn_swin-t_fpn_1x_coco'),
+    ]
+    assert all('auto_scale_lr.enable=True' in call for call in found)
+    assert f'data_root={real}/data/coco ' in found[1]
+    assert re.search(r'init_cfg\.checkpoint=\S+/work/imagenet-1k/lisa-t_LiSAttention/\S+/last\.pth', found[1])
+    assert 'init_cfg.checkpoint=https://github.com/SwinTransformer/' in found[3]
+    digests = [digest_of(call) for call in found[3:]]  # as training and testing will record it
+    assert digests == [_digest(real / tasks[0].config_of('swin-t'), ['auto_scale_lr.enable=True'])] * 2
+    recorded = read_records(settings.results)
+    assert [(r['status'], r['task'], r['model'], r['weights']['initial'][0]['file'][:8]) for r in recorded] == [
+        ('reproduced', 'COCO Mask R-CNN 1x', 'lisa-t, LiSAttention', str(real)[:8]),
+        ('reproduced', 'COCO Mask R-CNN 1x', 'swin-t', 'https://'),
+    ]
+    assert run_sweep(tasks, models, [0], settings) == {}
+    assert calls(real) == []
+
+
+def test_real_tasks_that_cannot_be_run(real, monkeypatch):
+    with pytest.raises(UserError, match=r'--tasks mixes mini tasks \(mini-coco\) with real ones'):
+        choose(['mini-coco', 'coco-mask-r-cnn-1x'])
+    tasks = choose(['ade20k-upernet-160k'])
+    settings = Settings(real, real / 'data', real / 'work', real / 'results' / 'reproduced.jsonl')
+    with pytest.raises(UserError, match=r'--schedule 0\.5 is for mini tasks'):
+        run_sweep(tasks, [Model('swin-t')], [0], replace(settings, schedule=0.5))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1,2')
+    with pytest.raises(UserError, match=r'3 processes of 2 make 6, which is no part of it; give --gpus 8'):
+        run_sweep(tasks, [Model('swin-t')], [0], replace(settings, gpus=3))
+    config = real / 'mine.py'
+    config.write_text(
+        (REPO / 'configs/det/mask-rcnn_lisa-t_fpn_1x_coco.py').read_text().replace("'../", f"'{REPO}/configs/")
+    )
+    with pytest.raises(UserError, match=r"mine\.py names no weights .* add weights = \['KEY=VALUE'\] to it"):
+        weights_of(replace(tasks[0], config='mine.py', initial='ImageNet-1K'), Model('mine'), real)
+    assert calls(real) == []
 
 
 # --------------------------------------------------------------------------------------------------- GPUs and clusters
@@ -443,6 +609,7 @@ def test_tasks_are_chosen_by_key():
     ]
     assert [task.name for task in choose(['mini-ssv2', 'mini-coco', 'mini-ssv2'])] == ['mini SSv2', 'mini COCO']
     assert choose(['mini-ssv2-one-frame'])[0] in MINI_CONTROLS
+    assert choose(['ade20k-upernet-160k'])[0] in REAL_TASKS
     with pytest.raises(UserError, match=r"'mini-coc' is unknown; did you mean 'mini-coco'"):
         choose(['mini-coc'])
 
@@ -450,8 +617,6 @@ def test_tasks_are_chosen_by_key():
 @pytest.mark.parametrize('task', MINI_TASKS + MINI_CONTROLS, ids=lambda task: task.key)
 def test_tasks_are_of_this_repository(task):
     """Each names a config whose data root is that of its mini set, and metrics in the unit that its test gives."""
-    from lisa_backbone.config import load_config
-
     cfg = load_config(REPO / task.config_of('lisa-p'), {'model.backbone.attention.type': 'SelfAttention'})
     assert cfg.data_root.rstrip('/') == f'data/{task.data}'
     assert mini_set(task.mini).name == task.name.removesuffix(' one frame')
@@ -459,6 +624,16 @@ def test_tasks_are_of_this_repository(task):
     assert {metric.unit for metric in task.metrics} == {0.01 if in_percent else 1.0}
     assert cfg.model.backbone.type.endswith('LiSA')
     assert cfg.model.backbone.attention == {'type': 'SelfAttention'}
+
+
+@pytest.mark.parametrize('task', REAL_TASKS, ids=lambda task: task.key)
+def test_real_tasks_have_the_data_of_their_configs(task):
+    spec = importlib.util.spec_from_file_location('prepare_data', REPO / 'tools' / 'prepare_data.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    cfg = load_config(REPO / task.config_of('lisa-t'))
+    assert cfg.data_root.rstrip('/') == f'data/{task.data}'
+    assert {**tool.IMAGE_SETS, **tool.VIDEO_SETS}[task.prepared_as][1] == REPO / 'data' / task.data
 
 
 def test_data_are_made_once_and_taken_as_they_are(tmp_path):
@@ -540,3 +715,15 @@ def test_the_command_line(tmp_path):
     assert run['weights'] == {'initial': [], 'tested': file_digest(tested) | {'file': run['weights']['tested']['file']}}
     assert read_predictions(tmp_path / run['predictions']['file']).ids
     assert f'| lisa-p, SelfAttention | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
+
+
+def test_the_command_line_of_real_tasks(tmp_path):
+    """Without data one sentence is all there is."""
+    command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'coco-mask-r-cnn-1x', '--models']
+    command += ['swin-t', '--data', tmp_path / 'data', '--work-dir', tmp_path / 'work']
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        f'error: COCO Mask R-CNN 1x has no data: there is no folder {tmp_path}/data/coco; put the set ' in done.stderr
+    )
+    assert [path.name for path in (tmp_path / 'work').iterdir()] == ['.lock']

@@ -15,7 +15,6 @@ import statistics
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,19 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from tqdm import tqdm
 
 from ..attention import build_attention
-from ..config import config_digest, load_config
+from ..config import load_config
 from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
+from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
 from ..runner import parse_options
 from .collect import METRICS_FILE, RECORD_FILE, attention_of
-from .tasks import MINI_TASKS, Task, make_data
+from .recipes import batch_options, public_weights
+from .tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
 
-__all__ = ['Model', 'Run', 'Settings', 'attention_options', 'list_models', 'run_sweep', 'schedule_options', 'time_left']
+__all__ = [
+    'Model',
+    'Run',
+    'Settings',
+    'attention_options',
+    'first_of',
+    'is_local',
+    'list_models',
+    'recipe_options',
+    'run_sweep',
+    'schedule_options',
+    'time_left',
+    'weights_of',
+]
 
 PRETRAINED = 'model.backbone.init_cfg.checkpoint'
 
@@ -46,12 +59,17 @@ class Model:
 
     Attributes:
         name: As the names of the configs have it: ``'lisa-p'``.
-        attention: The operator of a LiSA backbone, ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; empty for another
-            backbone.
+        attention: The operator of a LiSA backbone, ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``, the values as its
+            record has them, however they are written; empty for another backbone.
     """
 
     name: str
     attention: str = ''
+
+    def __post_init__(self) -> None:
+        if self.attention:
+            parsed = _parse_attention(self.attention)
+            object.__setattr__(self, 'attention', attention_of({'type': 'LiSA', 'attention': parsed}))
 
     def __str__(self) -> str:
         return f'{self.name}, {self.attention}' if self.attention else self.name
@@ -86,7 +104,7 @@ class Settings:
 
     Attributes:
         root: The checkout, for configs and tools.
-        data: Folder of the mini sets.
+        data: Folder of the data sets.
         work: Folder of the work directories.
         results: The file of the records.
         options: Overrides for every run, ``KEY=VALUE`` as for tools/train.py.
@@ -118,15 +136,22 @@ class _Sweep:
 
     settings: Settings
     digests: dict[tuple[str, str], str]  # of task and model: digest of the config, overrides included
+    options: dict[tuple[str, str], list[str]]  # of task and model: the overrides
+    weights: dict[tuple[str, str], list[str]]  # of task and model: those for training alone, which name public weights
     fingerprints: dict[str, str]  # of a task's data
     processes: Starter
+    locks: Mapping[Run, threading.Lock]  # of each run and of those whose weights others start from
     started: dict[Run, float] = field(default_factory=dict)
-    locks: dict[Run, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def first(self, run: Run) -> Run | None:
+        """The run from whose weights another starts."""
+        first = first_of(run.task, run.model, self.settings.root)
+        return Run(first, run.model, run.seed) if first else None
 
     def work_dir(self, run: Run) -> Path:
         """Work directory of a run: one for each setting, so that none goes on with a checkpoint of another."""
         # what it starts from is part of the setting
-        names = [name for name in (run.task.initial, run.task.name) if name]
+        names = [one.task.name for one in (self.first(run), run) if one]
         setting = [part[:8] for name in names for part in (self.digests[name, str(run.model)], self.fingerprints[name])]
         row = re.sub(r'[^\w.=-]+', '_', str(run.model))
         gpus = f'-{self.settings.gpus}gpus' if self.settings.gpus > 1 else ''
@@ -151,10 +176,72 @@ def attention_options(attention: str) -> list[str]:
     """
     if not attention:
         return []
+    build_attention(_parse_attention(attention), 32, 2)
     name, _, rest = attention.partition(':')
-    pairs = [f'type={name}', *filter(None, rest.split(','))]
-    build_attention({**parse_options(pairs), 'type': name}, 32, 2)
-    return [f'model.backbone.attention.{pair}' for pair in pairs]
+    return [f'model.backbone.attention.{pair}' for pair in (f'type={name}', *filter(None, rest.split(',')))]
+
+
+def _parse_attention(attention: str) -> dict[str, Any]:
+    name, _, rest = attention.partition(':')
+    return {'type': name, **parse_options(list(filter(None, rest.split(','))))}
+
+
+def first_of(task: Task, model: Model, root: Path) -> Task | None:
+    """The task from whose trained weights a model starts.
+
+    Args:
+        task: The task.
+        model: The model.
+        root: The checkout.
+
+    Returns:
+        The task; ``None`` where there is none, or a real one for which the model has no config.
+    """
+    first = next((one for one in MINI_TASKS + REAL_TASKS if one.name == task.initial), None)
+    return first if first and (first.mini or (root / first.config_of(model.name)).is_file()) else None
+
+
+def weights_of(task: Task, model: Model, root: Path) -> list[str]:
+    """Overrides that start a model from public weights, where no task of the leaderboard makes them.
+
+    Args:
+        task: The task.
+        model: The model.
+        root: The checkout.
+
+    Returns:
+        ``KEY=VALUE`` pairs for ``--cfg-options``; none where weights are trained here, or none are started from.
+
+    Raises:
+        UserError: Weights are needed and the config names none.
+    """
+    if task.mini or not task.initial or first_of(task, model, root):
+        return []
+    return public_weights(load_config(root / task.config_of(model.name)))
+
+
+def recipe_options(task: Task, model: Model, root: Path, processes: int) -> list[str]:
+    """Overrides of a run that nobody changes: operator, those of the task, and of a real one the batch and weights.
+
+    Args:
+        task: The task.
+        model: The model.
+        root: The checkout.
+        processes: Processes that train.
+
+    Returns:
+        ``KEY=VALUE`` pairs for ``--cfg-options``, but for those that only say where files lie.
+    """
+    options = [*attention_options(model.attention), *task.options]
+    if not task.mini:
+        options += batch_options(load_config(root / task.config_of(model.name)), processes)
+        options += [pair for pair in weights_of(task, model, root) if not is_local(pair)]
+    return options
+
+
+def is_local(pair: str) -> bool:
+    """Whether an override only says where a file lies, which is no part of the setting of a run."""
+    return pair.partition('=')[0] in LOCAL_OPTIONS
 
 
 def list_models(names: Sequence[str], attentions: Sequence[str], tasks: Sequence[Task], root: Path) -> list[Model]:
@@ -178,8 +265,8 @@ def list_models(names: Sequence[str], attentions: Sequence[str], tasks: Sequence
             known = sorted({model for path in root.glob('configs/*/*.py') for model in _models_of(path, tasks, root)})
             raise UserError(f'model {name!r} has no config {lacking[0]}; there are {", ".join(known)}')
         takes = attention_of(load_config(root / tasks[0].config_of(name)).model.backbone) is not None
-        models += [Model(name, attention) for attention in dict.fromkeys(attentions)] if takes else [Model(name)]
-    return models
+        models += [Model(name, attention) for attention in attentions] if takes else [Model(name)]
+    return list(dict.fromkeys(models))
 
 
 def _models_of(path: Path, tasks: Sequence[Task], root: Path) -> list[str]:
@@ -206,11 +293,19 @@ def run_sweep(
     """
     if settings.schedule <= 0:
         raise UserError(f'--schedule {settings.schedule} must be above 0, a share of the usual epochs or iterations')
+    if settings.schedule != 1 and not all(task.mini for task in tasks):
+        raise UserError(f'--schedule {settings.schedule} is for mini tasks; leave it out, or change the config')
     processes = _starter(settings)
     records = read_records(settings.results)
-    known = {task.name: task for task in MINI_TASKS}
-    needed = list(dict.fromkeys([*(known[task.initial] for task in tasks if task.initial), *tasks]))
-    digests = {(task.name, str(model)): _digest(task, model, settings) for task in needed for model in models}
+    firsts = [(first_of(task, model, settings.root), model) for task in tasks for model in models]
+    needed = list(dict.fromkeys([*(pair for pair in firsts if pair[0]), *((t, m) for t in tasks for m in models)]))
+    # All configs are read here: mmengine cannot read several at a time in threads.
+    digests, options, weights = {}, {}, {}
+    for task, model in needed:
+        key = (task.name, str(model))
+        options[key] = _options(task, model, settings)
+        digests[key] = _digest(settings.root / task.config_of(model.name), options[key])
+        weights[key] = [pair for pair in weights_of(task, model, settings.root) if is_local(pair)]
     for record in records:
         expected = digests.get((record['task'], record['model']))
         if expected:
@@ -218,7 +313,10 @@ def run_sweep(
             _check_gpus(record, settings)
     settings.work.mkdir(parents=True, exist_ok=True)
     with _alone(settings.work):
-        fingerprints = {task.name: make_data(task, settings.data)['fingerprint'] for task in needed}
+        fingerprints = {}
+        for task, model in needed:
+            if task.name not in fingerprints:
+                fingerprints[task.name] = _fingerprint(task, model, settings)
         for record in records:
             expected = fingerprints.get(record['task'])
             if expected:
@@ -228,7 +326,9 @@ def run_sweep(
         order = sorted(tasks, key=lambda task: bool(task.initial))
         runs = [Run(task, model, seed) for seed in seeds for task in order for model in models]
         runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
-        return _run_all(runs, _Sweep(settings, digests, fingerprints, processes), _seconds(records))
+        locks = {Run(task, model, seed): threading.Lock() for task, model in needed for seed in seeds}
+        sweep = _Sweep(settings, digests, options, weights, fingerprints, processes, locks)
+        return _run_all(runs, sweep, _seconds(records))
 
 
 def time_left(waiting: Mapping[Run, float], took: Mapping[str, Sequence[float]], jobs: int) -> float | None:
@@ -293,11 +393,17 @@ def _devices(jobs: int, gpus: int) -> list[str]:
 def _options(task: Task, model: Model, settings: Settings) -> list[str]:
     """Overrides of a run; of two with one key the last counts."""
     return [
-        *attention_options(model.attention),
-        *task.options,
+        *recipe_options(task, model, settings.root, max(settings.gpus, 1)),
         *schedule_options(settings.root / task.config_of(model.name), task.options, settings.schedule),
         *settings.options,
     ]
+
+
+def _fingerprint(task: Task, model: Model, settings: Settings) -> str:
+    """That of the data of a task, which are made if they are a mini set."""
+    if task.mini:
+        return make_data(task, settings.data)['fingerprint']
+    return check_real_data(task, settings.root / task.config_of(model.name), settings.data)['fingerprint']
 
 
 def schedule_options(config: Path, options: Sequence[str], share: float) -> list[str]:
@@ -327,9 +433,8 @@ def schedule_options(config: Path, options: Sequence[str], share: float) -> list
     return [f'train_cfg.{key}={length}', f'train_cfg.val_interval={length}', *warm_ups]
 
 
-def _digest(task: Task, model: Model, settings: Settings) -> str:
-    cfg: Config = load_config(settings.root / task.config_of(model.name))
-    return config_digest(cfg, parse_options(_options(task, model, settings)))
+def _digest(config: Path, options: Sequence[str]) -> str:
+    return config_of(str(config), parse_options(list(options)))['digest']
 
 
 def _check(record: dict[str, Any], what: str, found: str, expected: str, path: Path) -> None:
@@ -379,11 +484,15 @@ def _run_all(runs: list[Run], sweep: _Sweep, took: dict[str, list[float]]) -> di
 
         def done(run: Run, result: dict | str) -> None:
             del waiting[run]
+            if not isinstance(result, str):
+                try:
+                    add_records(settings.results, [result])
+                except (UserError, OSError) as error:  # not of the other runs, which go on
+                    result = f'its record, {sweep.work_dir(run) / RECORD_FILE}, is not taken: {error}'
             if isinstance(result, str):
                 failed[run] = result
                 bar.write(f'FAILED {run}: {result}')
             else:
-                add_records(settings.results, [result])
                 for name, seconds in _seconds([result]).items():
                     took.setdefault(name, []).extend(seconds)
                 figures = ', '.join(f'{name} {100 * value:.1f} %' for name, value in result['metrics'].items())
@@ -418,30 +527,30 @@ def _progress(log: Path) -> str:
 def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
     """The record of a run, or what went wrong."""
     sweep.started[run] = time.perf_counter()
-    initial = []
-    if run.task.initial:
-        first = Run(next(task for task in MINI_TASKS if task.name == run.task.initial), run.model, run.seed)
-        with sweep.locks[first]:
-            wrong = _do('train', first, sweep, [])
-        if wrong:
-            return f'{first} failed, from whose weights it starts: {wrong}'
-        initial = [f'{PRETRAINED}={_entries(sweep.work_dir(first))["train"]["checkpoint"]}']
-    with sweep.locks[run]:
-        wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
-    if wrong:
-        return wrong
     try:
-        return json.loads((sweep.work_dir(run) / RECORD_FILE).read_text())
-    except FileNotFoundError:
-        return f'there is no record of it; see {sweep.log(run)}'
+        first = sweep.first(run)
+        initial = sweep.weights[run.task.name, str(run.model)]
+        if first:
+            with sweep.locks[first]:
+                wrong = _do('train', first, sweep, [])
+            if wrong:
+                return f'{first} failed, from whose weights it starts: {wrong}'
+            initial = [f'{PRETRAINED}={_entries(sweep.work_dir(first))["train"]["checkpoint"]}']
+        with sweep.locks[run]:
+            wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
+        return wrong or _record(sweep.work_dir(run)) or f'there is no record of it; see {sweep.log(run)}'
+    except (OSError, ValueError, KeyError) as error:  # such as a broken file: the other runs go on
+        return f'{type(error).__name__}: {error}; see {sweep.work_dir(run)}'
 
 
 def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     """Train or test, unless it was done; what went wrong, or nothing."""
     settings, work_dir = sweep.settings, sweep.work_dir(run)
-    if mode in _entries(work_dir):
+    # a test that was killed as it wrote its record is made again
+    if mode in _entries(work_dir) and (mode == 'train' or _record(work_dir)):
         return ''
-    pairs = [f'data_root={settings.data / run.task.data}', *_options(run.task, run.model, settings), *more]
+    options = sweep.options[run.task.name, str(run.model)]
+    pairs = [f'data_root={settings.data / run.task.data}', *options, *more]
     command = [sys.executable]
     if settings.gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', settings.gpus]
@@ -450,6 +559,14 @@ def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     command += ['--launcher', 'pytorch'] if settings.gpus > 1 else []
     command += ['--work-dir', work_dir, '--seed', run.seed, '--cfg-options', *pairs]
     return sweep.processes.run(list(map(str, command)), sweep.log(run)).sentence
+
+
+def _record(work_dir: Path) -> dict[str, Any] | None:
+    """The record that a test wrote, if it came to its end."""
+    try:
+        return json.loads((work_dir / RECORD_FILE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _entries(work_dir: Path) -> dict:

@@ -8,12 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import nearest
+from ..config import load_config, nearest
 from ..data.mini import RECORD
 from ..data.mini_sets import mini_set
+from ..dataset_checks import check_data
 from ..errors import UserError
+from ..provenance import data_of
 
-__all__ = ['MINI_CONTROLS', 'MINI_TASKS', 'REAL_TASKS', 'Metric', 'Task', 'choose', 'make_data', 'task_of']
+__all__ = [
+    'MINI_CONTROLS',
+    'MINI_TASKS',
+    'REAL_TASKS',
+    'Metric',
+    'Task',
+    'check_real_data',
+    'choose',
+    'make_data',
+    'task_of',
+]
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,10 @@ class Task:
         config: The configs, relative to the checkout, ``{model}`` standing for the model.
         metrics: The metrics, the main one first.
         status: Of its records: ``'mini'`` or ``'reproduced'``.
-        data: Folder of the data set below ``data/``; of mini tasks.
+        data: Folder of the data set below ``data/``.
         mini: Name of its generator in tools/make_mini_data.py; of mini tasks.
-        initial: Name of the task whose trained weights it starts from.
+        initial: Name of the task whose trained weights it starts from. Of real tasks, models without a config for
+            that one start from public weights.
         options: Overrides of its configs in every run of a sweep.
     """
 
@@ -59,6 +72,11 @@ class Task:
     def key(self) -> str:
         """The name as command lines and folders have it."""
         return self.name.lower().replace(' ', '-')
+
+    @property
+    def prepared_as(self) -> str:
+        """What tools/prepare_data.py calls the data set of a real task."""
+        return {'ade/ADEChallengeData2016': 'ade20k', 'sthv2': 'ssv2'}.get(self.data, self.data)
 
     def config_of(self, model: str) -> str:
         """The config of a model, relative to the checkout."""
@@ -131,21 +149,33 @@ MINI_CONTROLS = (
     ),
 )
 
+
+def _real(name: str, config: str, metrics: tuple[Metric, ...], data: str) -> Task:
+    return Task(name, f'configs/{config}.py', metrics, data=data, initial='ImageNet-1K')
+
+
+_ADE = 'ade/ADEChallengeData2016'
 REAL_TASKS = (
-    Task('ImageNet-1K', 'configs/pretrain/{model}_16xb64_in1k.py', (Metric('accuracy/top1', 'top-1', 0.01),)),
-    Task('COCO Mask R-CNN 1x', 'configs/det/mask-rcnn_{model}_fpn_1x_coco.py', _BOXES_AND_MASKS),
-    Task('COCO Mask R-CNN 3x', 'configs/det/mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco.py', _BOXES_AND_MASKS),
     Task(
-        'COCO Cascade Mask R-CNN 3x',
-        'configs/det/cascade-mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco.py',
-        _BOXES_AND_MASKS,
+        'ImageNet-1K',
+        'configs/pretrain/{model}_16xb64_in1k.py',
+        (Metric('accuracy/top1', 'top-1', 0.01),),
+        data='imagenet',
     ),
-    Task('COCO RetinaNet 1x', 'configs/det/retinanet_{model}_fpn_1x_coco.py', _BOXES_AND_MASKS[:1]),
-    Task('ADE20K UPerNet 160k', 'configs/seg/{model}_upernet_8xb2-160k_ade20k-512x512.py', _MIOU),
-    Task('ADE20K Semantic FPN 80k', 'configs/seg/{model}_fpn_8xb2-80k_ade20k-512x512.py', _MIOU),
-    Task('Kinetics-400 8x8', 'configs/action/{model}_8xb8-amp-8x8x1-30e_kinetics400-rgb.py', _TOP1),
-    Task('Kinetics-400 16x4', 'configs/action/{model}_8xb8-amp-16x4x1-30e_kinetics400-rgb.py', _TOP1),
-    Task('Something-Something-V2', 'configs/action/{model}_8xb8-amp-u16-30e_sthv2-rgb.py', _TOP1),
+    _real('COCO Mask R-CNN 1x', 'det/mask-rcnn_{model}_fpn_1x_coco', _BOXES_AND_MASKS, 'coco'),
+    _real('COCO Mask R-CNN 3x', 'det/mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco', _BOXES_AND_MASKS, 'coco'),
+    _real(
+        'COCO Cascade Mask R-CNN 3x',
+        'det/cascade-mask-rcnn_{model}_fpn_amp-ms-crop-3x_coco',
+        _BOXES_AND_MASKS,
+        'coco',
+    ),
+    _real('COCO RetinaNet 1x', 'det/retinanet_{model}_fpn_1x_coco', _BOXES_AND_MASKS[:1], 'coco'),
+    _real('ADE20K UPerNet 160k', 'seg/{model}_upernet_8xb2-160k_ade20k-512x512', _MIOU, _ADE),
+    _real('ADE20K Semantic FPN 80k', 'seg/{model}_fpn_8xb2-80k_ade20k-512x512', _MIOU, _ADE),
+    _real('Kinetics-400 8x8', 'action/{model}_8xb8-amp-8x8x1-30e_kinetics400-rgb', _TOP1, 'kinetics400'),
+    _real('Kinetics-400 16x4', 'action/{model}_8xb8-amp-16x4x1-30e_kinetics400-rgb', _TOP1, 'kinetics400'),
+    _real('Something-Something-V2', 'action/{model}_8xb8-amp-u16-30e_sthv2-rgb', _TOP1, 'sthv2'),
 )
 
 
@@ -166,16 +196,20 @@ def task_of(config: str) -> tuple[Task, str] | None:
 
 
 def choose(names: Sequence[str] | None) -> tuple[Task, ...]:
-    """Mini tasks and controls by their keys; all tasks by default.
+    """Tasks by their keys; the mini tasks by default.
 
     Raises:
-        UserError: A key is unknown.
+        UserError: A key is unknown, or mini and real tasks are mixed.
     """
-    known = {task.key: task for task in MINI_TASKS + MINI_CONTROLS}
+    known = {task.key: task for task in MINI_TASKS + MINI_CONTROLS + REAL_TASKS}
     for name in names or ():
         if name not in known:
             raise UserError(f'task {name!r} is unknown{nearest(name, known)}; there are {", ".join(known)}')
-    return tuple(known[name] for name in dict.fromkeys(names)) if names else MINI_TASKS
+    chosen = tuple(known[name] for name in dict.fromkeys(names or ())) or MINI_TASKS
+    if len({task.status for task in chosen}) > 1:
+        mini = ', '.join(task.key for task in chosen if task.mini)
+        raise UserError(f'--tasks mixes mini tasks ({mini}) with real ones; run them in two commands')
+    return chosen
 
 
 def make_data(task: Task, data: Path) -> dict:
@@ -197,3 +231,32 @@ def make_data(task: Task, data: Path) -> dict:
         if record.get('set') == kind.name and record.get('fingerprint'):
             return record
     return kind.make(root)
+
+
+def check_real_data(task: Task, config: Path, data: Path) -> dict[str, str]:
+    """Look at the data set of a real task as its training will, without decoding anything.
+
+    Args:
+        task: The task.
+        config: The config of a model for it.
+        data: Folder of the data sets.
+
+    Returns:
+        Name and fingerprint of what is tested on, as records have them.
+
+    Raises:
+        UserError: It is missing or broken.
+    """
+    folder = data / task.data
+    command = f'tools/prepare_data.py {task.prepared_as} --root {folder}'
+    if not folder.is_dir():
+        raise UserError(
+            f'{task.name} has no data: there is no folder {folder}; put the set there (docs/data.md) or name the '
+            f'folder above it with --data, and check it with `python {command}`'
+        )
+    cfg = load_config(config, {'data_root': str(folder)})
+    try:
+        check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'), check_images='none')
+    except UserError as error:
+        raise UserError(f'{task.name} has no data that can be used: {error} (`python {command}` tells more)') from error
+    return data_of(cfg)
