@@ -4,6 +4,7 @@ Examples:
     python tools/leaderboard.py run
     python tools/leaderboard.py run --tasks mini-kinetics mini-ssv2 --attention LiSAttention SelfAttention --seeds 0 1 2
     python tools/leaderboard.py run --slurm partition=gpu time=24:00:00 cpus-per-task=8 --gpus 4 --jobs 10
+    python tools/leaderboard.py run --tasks coco-mask-r-cnn-1x --models lisa-t swin-t --gpus 8
     python tools/leaderboard.py table
     python tools/leaderboard.py report --out work_dirs/report
     python tools/leaderboard.py draw --out work_dirs/mini.png
@@ -34,9 +35,11 @@ def parse_args() -> argparse.Namespace:
     actions = parser.add_subparsers(dest='action', required=True)
     run = actions.add_parser('run', help='train, test, record and print the table')
     table = actions.add_parser('table', help='print the table of a results file')
-    for action in (run, table):
-        action.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
-    run.add_argument('--tasks', nargs='+', metavar='TASK', help='names such as mini-coco; all by default')
+    run.add_argument(
+        '--results', type=Path, help='file of records (default: results/mini.jsonl, of real tasks reproduced.jsonl)'
+    )
+    table.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
+    run.add_argument('--tasks', nargs='+', metavar='TASK', help='such as mini-coco; all mini ones by default')
     run.add_argument('--models', nargs='+', default=['lisa-p'], metavar='NAME', help='as in the names of the configs')
     run.add_argument(
         '--attention',
@@ -46,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         help='operators of LiSA models: NAME or NAME:OPTION=VALUE',
     )
     run.add_argument('--seeds', type=int, nargs='+', default=[0])
-    run.add_argument('--data', type=Path, default=REPO / 'data', help='folder of the mini sets; what lacks is made')
+    run.add_argument('--data', type=Path, default=REPO / 'data', help='folder of the data sets; mini sets are made')
     run.add_argument('--work-dir', type=Path, default=REPO / 'work_dirs' / 'leaderboard')
     run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides for every run')
     run.add_argument('--schedule', type=float, default=1, metavar='SHARE', help='of the epochs or iterations of each')
@@ -89,8 +92,11 @@ def parse_args() -> argparse.Namespace:
     reproduce.add_argument('task', help='key of a task, such as mini-coco or coco-mask-r-cnn-1x')
     reproduce.add_argument('model', help='as in the table: "lisa-p, SelfAttention", or swin-t')
     reproduce.add_argument('--seed', type=int, default=0)
-    reproduce.add_argument('--gpus', type=int, default=1)
-    reproduce.add_argument('--iteration-seconds', type=float, help='measured, for an estimate of the hours')
+    reproduce.add_argument('--results', type=Path, nargs='+', help='files of records (default: all in results/)')
+    reproduce.add_argument('--gpus', type=int, help='GPUs (default: as many as the record has processes, else 1)')
+    reproduce.add_argument(
+        '--iteration-seconds', type=float, nargs='+', help='of each training, measured: for an estimate of the hours'
+    )
     reproduce.add_argument('--run', action='store_true', help='run the commands, and compare the figure')
     return parser.parse_args()
 
@@ -100,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
     from lisa_backbone.leaderboard.tasks import choose
 
+    tasks = choose(args.tasks)
+    args.results = args.results or REPO / 'results' / f'{tasks[0].status}.jsonl'
     settings = Settings(
         root=REPO,
         data=args.data.absolute(),
@@ -113,7 +121,6 @@ def run(args: argparse.Namespace) -> int:
         executor=args.executor or ('slurm' if args.slurm else 'processes'),
         slurm=tuple(args.slurm) if args.slurm else None,
     )
-    tasks = choose(args.tasks)
     models = list_models(args.models, args.attention, tasks, REPO)
     failed = run_sweep(tasks, models, args.seeds, settings)
     if failed and not args.results.exists():
@@ -203,14 +210,16 @@ def reproduce(args: argparse.Namespace) -> int:
     from lisa_backbone.leaderboard import reproduce as again
     from lisa_backbone.records import read_records
 
+    _require(args.results or [])
+    records = read_records(args.results or REPO / 'results')
     os.chdir(REPO)
     return again.reproduce(
-        read_records(REPO / 'results'),
+        records,
         args.task,
         args.model,
         args.seed,
         gpus=args.gpus,
-        iteration=args.iteration_seconds,
+        iterations=args.iteration_seconds,
         run=args.run,
     )
 
