@@ -385,8 +385,11 @@ def record(
     Returns:
         Plain data.
     """
+    given, flags = options.cfg_options or {}, _flags(options)
+    if flags:  # which a test is not given
+        more['digest_without_flags'] = config_of(options.config, given)['digest']
     return {
-        'config': config_of(options.config, {**(options.cfg_options or {}), **_flags(options)}),
+        'config': config_of(options.config, {**given, **flags}),
         'checkpoint': checkpoint,
         'metrics': metrics,
         'seconds': round(seconds, 1),

@@ -155,6 +155,9 @@ def test_what_lacks_is_told(tmp_path, capsys):
     write(tmp_path, content)
     with pytest.raises(UserError, match='tested with another config or other overrides than it was trained with'):
         record_of(tmp_path, LISA)
+    content['train']['digest_without_flags'] = 'cd' * 32  # trained with --auto-scale-lr or --amp, which no test takes
+    write(tmp_path, content)
+    assert record_of(tmp_path, LISA)['config']['digest'] == DIGEST
 
 
 def test_operators_by_their_names():

@@ -37,6 +37,7 @@ from lisa_backbone.runner import (  # noqa: E402
     _latest_checkpoint,
     parse_options,
     prepare,
+    record,
     run_test,
     run_training,
 )
@@ -219,6 +220,16 @@ def test_flags_are_recorded_as_overrides_that_a_config_takes():
     cfg = load_config(CONFIG, parse_options([f'{key}={value}' for key, value in flags.items()]))
     assert (cfg.optim_wrapper.type, cfg.auto_scale_lr.enable) == ('AmpOptimWrapper', True)
     assert _flags(RunOptions('a.py')) == {}
+
+
+def test_a_test_without_the_flags_of_the_training_is_of_the_same_config():
+    def entry(**flags):
+        options = RunOptions(str(CONFIG), cfg_options={'model.backbone.num_patterns': 2}, **flags)
+        return record(options, checkpoint=None, metrics={}, seconds=1.0, seed=0)
+
+    plain, flagged = entry(), entry(amp=True, auto_scale_lr=True)
+    assert flagged['digest_without_flags'] == plain['config']['digest'] != flagged['config']['digest']
+    assert 'digest_without_flags' not in plain
 
 
 def test_seconds_before_a_resumption_count():

@@ -150,7 +150,7 @@ def _metrics(task: Task, found: dict, work_dir: Path) -> dict[str, float]:
 
 def _check_same(trained: dict, tested: dict, work_dir: Path) -> None:
     """Stop where training and test were not of one config, or the weights tested are not those of the training."""
-    if trained['config']['digest'] != tested['config']['digest']:
+    if tested['config']['digest'] not in (trained['config']['digest'], trained.get('digest_without_flags')):
         raise UserError(
             f'{work_dir} was tested with another config or other overrides than it was trained with; test it again '
             f'with those of the training'
