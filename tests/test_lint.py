@@ -193,7 +193,6 @@ def test_a_record_whose_config_cannot_be_built_does_not_hide_others(checkout):
 @pytest.mark.parametrize(
     ('more', 'problem'),
     [
-        ({'status': 'reproduced'}, 'says status reproduced, and that of its config is mini'),
         ({'task': 'mini COCO'}, 'says task mini COCO, and that of its config is mini ImageNet'),
         ({'backbone': 'swin-p'}, 'says backbone swin-p, and that of its config is vgg'),
         ({'attention': 'LiSAttention'}, 'says attention LiSAttention, and that of its config is None'),

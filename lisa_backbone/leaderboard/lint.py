@@ -197,13 +197,12 @@ def _attention(config: Path, options: dict[str, Any]) -> str | None:
 
 
 def _names(record: dict[str, Any], attention: str | None) -> list[str]:
-    """What a record says of status, task, model and attention that is not so."""
+    """What a record says of task, model and attention that is not so; its status follows from the task."""
     found = task_of(record['config']['file'])
     if found is None:
         return [f'its config {record["config"]["file"]} is of no task of the leaderboard']
     task, backbone = found
     claims = [
-        ('status', record['status'], task.status),
         ('task', record['task'], task.name),
         ('backbone', record['backbone'], backbone),
         ('attention', record['attention'], attention),
