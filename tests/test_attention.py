@@ -27,6 +27,7 @@ from lisa_backbone.attention import (
     PatternCodeAttention,
     build_attention,
     correlation,
+    pattern_sum,
     register_attention,
 )
 from lisa_backbone.attention.correlation import (
@@ -73,6 +74,26 @@ def test_correlation_is_the_sum_over_offsets(grid, wrap):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # LiSA and its sibling against the definition
+
+
+@pytest.mark.parametrize('block', [1, 40, 10**9], ids=['a channel', 'some channels', 'all'])
+@pytest.mark.parametrize('wrap', [False, True])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_a_sum_over_patterns_in_blocks_is_the_plain_one(grid, wrap, block, monkeypatch):
+    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', 0)
+    generator = torch.Generator().manual_seed(0)
+    periods = [n if wrap else 2 * n - 1 for n in grid]
+    shapes = (2, 3, 2, math.prod(grid)), (2, 3, 2, math.prod(grid)), (2, 3, 5, math.prod(grid)), (3, 2, *periods)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    weights = torch.randn(shapes[2], generator=generator, dtype=torch.float64)
+    results = []
+    for limit in (10**9, -1):
+        monkeypatch.setattr(pattern_sum, 'PLAIN_LIMIT', limit)
+        monkeypatch.setattr(pattern_sum, 'BLOCK_VALUES', block)
+        y = pattern_sum.sum_patterns(*inputs, grid, wrap)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), inputs)))
+    for expected, value in zip(*results, strict=True):
+        assert relative_error(value, expected) < RELATIVE
 
 
 def lisa_by_definition(module, x, grid, wrap):

@@ -77,9 +77,9 @@ def correlate_by_matrix(x: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool)
 def correlate_by_fft(x: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
     """:func:`correlate` by fast Fourier transforms: O(N log N)."""
     dims = tuple(range(-len(grid), 0))
-    sizes = grid if wrap else tuple(next_fast_length(2 * n - 1) for n in grid)
+    sizes = fft_sizes(grid, wrap)
     if not wrap:
-        r = _spread(r, grid, sizes)
+        r = spread_offsets(r, grid)
     spectrum = torch.fft.rfftn(x, s=sizes, dim=dims) * torch.fft.rfftn(r, dim=dims).conj()
     y = torch.fft.irfftn(spectrum, s=sizes, dim=dims)
     return y[(..., *(slice(n) for n in grid))]
@@ -107,9 +107,14 @@ def offset_matrix(r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
     return r.flatten(-len(grid))[..., index]
 
 
-def _spread(r: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+def fft_sizes(grid: tuple[int, ...], wrap: bool) -> tuple[int, ...]:
+    """Lengths of the FFTs along each axis: those of the grid where offsets are wrapped, else room for all of them."""
+    return grid if wrap else tuple(next_fast_length(2 * n - 1) for n in grid)
+
+
+def spread_offsets(r: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Insert zeros between the non-negative and the negative offsets of each axis, up to the FFT length."""
-    for axis, (n, size) in enumerate(zip(grid, sizes, strict=True), start=-len(grid)):
+    for axis, (n, size) in enumerate(zip(grid, fft_sizes(grid, False), strict=True), start=-len(grid)):
         gap = list(r.shape)
         gap[axis] = size - (2 * n - 1)
         positive, negative = r.narrow(axis, 0, n), r.narrow(axis, n, n - 1)

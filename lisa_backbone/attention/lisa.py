@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .correlation import FORMS, correlate, offset_matrix
+from .correlation import FORMS, offset_matrix
 from .local import DepthwiseConv
+from .pattern_sum import sum_patterns
 from .precision import at_least_float32, without_autocast
 from .registry import About, check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
@@ -159,8 +160,6 @@ class LiSAttention(nn.Module):
             kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
             total = torch.einsum('bhij,bhdj->bhdi', kernel, signal)
         else:
-            weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
-            patterns = correlate(weighted, r.unsqueeze(2), grid, self.wrap).flatten(-len(grid))
-            total = (phi.unsqueeze(3) * patterns).sum(dim=2)
+            total = sum_patterns(phi, psi, signal, r, grid, self.wrap)
         # Below the rounding of the largest kernel entry there is nothing left to divide by.
         return total[:, :, :-1] / total[:, :, -1:].clamp(min=torch.finfo(total.dtype).eps)
