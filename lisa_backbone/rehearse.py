@@ -24,10 +24,10 @@ from .config import walk_dicts
 from .errors import UserError
 from .jobs import duration
 from .preflight import Preflight, build_model, preflight
+from .run_errors import explained
 from .runner import (
     RunOptions,
     build_runner,
-    explained,
     plain_metrics,
     prepare,
     require_training,

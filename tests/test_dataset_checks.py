@@ -20,7 +20,8 @@ from lisa_backbone.data.transforms import OpenVideo  # noqa: E402
 from lisa_backbone.data.video import encode_clip  # noqa: E402
 from lisa_backbone.dataset_checks import check_data  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.runner import RunOptions, explained, prepare  # noqa: E402
+from lisa_backbone.run_errors import explained  # noqa: E402
+from lisa_backbone.runner import RunOptions, prepare  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
