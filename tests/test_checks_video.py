@@ -186,6 +186,48 @@ def test_numbers_beyond_the_end_are_the_last_frame(clips, suffix):
     assert levels(sample['imgs']) == [10, 11, 11]
 
 
+@pytest.mark.parametrize('name', ['clip.mp4', 'groups.mp4', 'clip.webm'])
+def test_a_kept_video_gives_the_same_frames(clips, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes((clips / name).read_bytes())
+    keeping, indices = OpenVideo(keep=1), np.array([7, 2, 2, 11, 0, FRAMES + 3])
+    plain = FetchFrames()({**OpenVideo()({'filename': str(path)}), 'frame_inds': indices})
+    for visit in range(2):
+        if visit:
+            path.unlink()  # the frames come from memory
+        opened = keeping({'filename': str(path)})
+        assert (opened['total_frames'], opened['avg_fps']) == (FRAMES, 10)
+        kept = FetchFrames()({**opened, 'frame_inds': indices})
+        assert all((one == other).all() for one, other in zip(kept['imgs'], plain['imgs'], strict=True))
+        assert kept['img_shape'] == plain['img_shape']
+        with pytest.raises(ValueError, match='read-only'):
+            kept['imgs'][0][:] = 0
+
+
+def test_no_more_videos_are_kept_than_there_is_room_for(clips, tmp_path):
+    paths = [tmp_path / f'{number}.webm' for number in range(3)]
+    for path in paths:
+        path.write_bytes((clips / 'clip.webm').read_bytes())
+    keeping = OpenVideo(keep=2.5 * FRAMES * 32 * 48 * 3 / 2**20)
+    for path in paths:
+        sample = FetchFrames()({**keeping({'filename': str(path)}), 'frame_inds': np.array([3, 9])})
+        assert levels(sample['imgs']) == [3, 9]
+        path.unlink()
+    assert [isinstance(keeping({'filename': str(path)})['video_reader'], np.ndarray) for path in paths[:2]] == [
+        True
+    ] * 2
+    with pytest.raises(UserError, match=r'no video .*2\.webm'):
+        keeping({'filename': str(paths[2])})
+
+
+def test_a_damaged_video_is_not_kept(clips, tmp_path):
+    path, keeping = damage(clips / 'clip.mp4', tmp_path / 'clip.mp4', 5), OpenVideo(keep=1)
+    for _ in range(2):  # told each time
+        with pytest.warns(UserWarning, match=r'1 frames of the video .*clip\.mp4 cannot be decoded'):
+            sample = FetchFrames()({**keeping({'filename': str(path)}), 'frame_inds': np.array([4, 5, 7])})
+        assert levels(sample['imgs']) == [4, 4, 7]
+
+
 def damage(source, path, *numbers):
     """Copy a clip with zeros for some of its packets, counted in the order of their times."""
     content = bytearray(source.read_bytes())

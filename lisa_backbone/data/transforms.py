@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,19 @@ def count_frames(container: Any) -> int:
 class OpenVideo:
     """Open ``filename`` by PyAV; gives ``video_reader``, ``total_frames`` and ``avg_fps``.
 
+    Args:
+        keep: MiB of decoded videos that each process keeps in memory, for sets so small that decoding them again in
+            every epoch takes longer than a step on them. Such a video is decoded whole at first, and ``video_reader``
+            are its frames from then on. One that is damaged is not kept, nor any once the room is taken.
+
     Raises:
         UserError: The file is missing, cannot be read, or holds no frame.
     """
+
+    def __init__(self, keep: float = 0) -> None:
+        self.keep = keep
+        self._room = keep * 2**20
+        self._kept: dict[str, tuple[np.ndarray, float]] = {}
 
     def __call__(self, results: dict) -> dict:
         """Open the video of one sample.
@@ -54,8 +64,19 @@ class OpenVideo:
             results: The sample so far.
 
         Returns:
-            The sample with the container added.
+            The sample with the container, or the frames that are kept, uint8 RGB (T, H, W, 3), added.
         """
+        path = results['filename']
+        if path not in self._kept:
+            self._open(results)
+            if not self._room or not self._take(results):
+                return results
+        results['video_reader'], results['avg_fps'] = self._kept[path]
+        results['total_frames'] = len(results['video_reader'])
+        return results
+
+    @staticmethod
+    def _open(results: dict) -> None:
         import av
 
         path = results['filename']
@@ -73,10 +94,27 @@ class OpenVideo:
         ].thread_type = 'NONE'  # loaders have a worker for each core; threads wait on each other
         results['video_reader'] = container
         results['avg_fps'] = float(container.streams.video[0].average_rate or 0)
-        return results
+
+    def _take(self, results: dict) -> bool:
+        """Decode an open video and keep it, if it is whole and there is room; else it is opened anew."""
+        container, faults = results['video_reader'], []
+        stream = container.streams.video[0]
+        size = 3 * results['total_frames'] * stream.height * stream.width
+        if size > self._room:
+            return False
+        with container:
+            frames = FetchFrames.fetch(container, range(results['total_frames']), faults)
+        if faults or len({frame.shape for frame in frames.values()}) != 1:
+            self._open(results)
+            return False
+        kept = np.stack([frames[index] for index in range(results['total_frames'])])
+        kept.flags.writeable = False  # a later transform must not change what comes again
+        self._room = max(self._room - kept.nbytes, 0)
+        self._kept[results['filename']] = (kept, results['avg_fps'])
+        return True
 
     def __repr__(self) -> str:
-        return 'OpenVideo()'
+        return f'OpenVideo(keep={self.keep})'
 
 
 @TRANSFORMS.register_module()
@@ -102,14 +140,16 @@ class FetchFrames:
         Returns:
             The sample with its frames, uint8 RGB arrays (H, W, 3).
         """
-        container, path = results.pop('video_reader'), results['filename']
+        video, path = results.pop('video_reader'), results['filename']
         results['video_reader'] = None
         results['frame_inds'] = np.squeeze(results['frame_inds']).reshape(-1)
+        wanted = sorted({int(index) for index in results['frame_inds']})
         faults: list[str] = []
-        try:
-            frames = self._fetch(container, sorted({int(index) for index in results['frame_inds']}), faults)
-        finally:
-            container.close()
+        if isinstance(video, np.ndarray):
+            frames = {index: video[min(max(index, 0), len(video) - 1)] for index in wanted}
+        else:
+            with video:
+                frames = self.fetch(video, wanted, faults)
         if not frames:
             why = f' ({faults[0]})' if faults else ''
             mend = 'fetch it again or take its line out of the list'
@@ -125,19 +165,36 @@ class FetchFrames:
         return results
 
     @classmethod
-    def _fetch(cls, container: Any, wanted: list[int], faults: list[str]) -> dict[int, np.ndarray]:
-        """The wanted frames by number, or those that stand for them; none if no frame can be decoded."""
+    def fetch(cls, container: Any, numbers: Sequence[int], faults: list[str]) -> dict[int, np.ndarray]:
+        """Decode frames of an open container from its start.
+
+        Args:
+            container: The container.
+            numbers: Which frames, in order.
+            faults: What is wrong with frames that cannot be decoded is added to it.
+
+        Returns:
+            The frames by number, or those that stand for them; none if no frame can be decoded.
+        """
+        from av.video.reformatter import VideoReformatter
+
+        # One for all frames: each to_ndarray of its own sets up the conversion anew, which takes longer than decoding.
+        converter = VideoReformatter()
+
+        def picture(frame: Any) -> np.ndarray:
+            return converter.reformat(frame, format='rgb24').to_ndarray()
+
         pictures: dict[int, np.ndarray] = {}
-        before = None
+        wanted, before = list(numbers), None
         for number, frame in cls._decode(container, faults):
             while wanted and wanted[0] <= number:
                 index = wanted.pop(0)
                 shown = frame if before is None or index == number else before
-                pictures[index] = shown.to_ndarray(format='rgb24')
+                pictures[index] = picture(shown)
             before = frame
             if not wanted:
                 break
-        return {**pictures, **{index: before.to_ndarray(format='rgb24') for index in wanted if before is not None}}
+        return {**pictures, **{index: picture(before) for index in wanted if before is not None}}
 
     @staticmethod
     def _decode(container: Any, faults: list[str]) -> Iterator[tuple[int, Any]]:

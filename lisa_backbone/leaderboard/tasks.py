@@ -111,7 +111,7 @@ MINI_TASKS = (
         'coco',
         'mini ImageNet',
         # The config trains for 16 epochs from random initialisation; this starts from trained weights.
-        options=('train_cfg.max_epochs=6', 'train_cfg.val_interval=6'),
+        options=('train_cfg.max_epochs=10', 'train_cfg.val_interval=10'),
     ),
     Task(
         'mini ADE20K',

@@ -5,7 +5,7 @@ _base_ = './kinetics400_8x8x1.py'
 data_root = 'data/mini_kinetics/'
 metainfo = dict(classes=('eight', 'five', 'four', 'nine', 'one', 'seven', 'six', 'three', 'two', 'zero'))  # as sorted
 train_pipeline = [
-    dict(type='OpenVideo'),
+    dict(type='OpenVideo', keep=256),
     dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=1),
     dict(type='FetchFrames'),
     dict(type='Resize', scale=(72, 72), keep_ratio=False),

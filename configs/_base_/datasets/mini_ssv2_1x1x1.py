@@ -2,7 +2,7 @@
 _base_ = './mini_ssv2_u8.py'
 
 train_pipeline = [
-    dict(type='OpenVideo'),
+    dict(type='OpenVideo', keep=256),
     dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=1),
     dict(type='FetchFrames'),
     dict(type='Resize', scale=(72, 72), keep_ratio=False),

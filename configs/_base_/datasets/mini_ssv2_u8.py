@@ -19,7 +19,7 @@ metainfo = dict(
     )
 )
 train_pipeline = [
-    dict(type='OpenVideo'),
+    dict(type='OpenVideo', keep=256),
     dict(type='UniformSample', clip_len=8),
     dict(type='FetchFrames'),
     dict(type='Resize', scale=(72, 72), keep_ratio=False),

@@ -7,5 +7,5 @@ param_scheduler = [
     # to the end of training
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=0, convert_to_iter_based=True),
 ]
-optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10.0, norm_type=2))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, fused=True), clip_grad=dict(max_norm=10.0, norm_type=2))
 auto_scale_lr = dict(base_batch_size=8)

@@ -3,7 +3,7 @@ _base_ = './adamw_80k.py'
 
 train_cfg = dict(max_iters=2000, val_interval=2000)
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3, weight_decay=0.05), clip_grad=dict(_delete_=True, max_norm=10.0, norm_type=2)
+    optimizer=dict(lr=2e-3, weight_decay=0.05, fused=True), clip_grad=dict(_delete_=True, max_norm=10.0, norm_type=2)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
