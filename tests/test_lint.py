@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -15,8 +16,10 @@ pytest.importorskip('mmpretrain')
 
 from lisa_backbone.attention import ATTENTION  # noqa: E402
 from lisa_backbone.config import config_digest, load_config  # noqa: E402
+from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.lint import (  # noqa: E402
     COSTS,
+    REPORT,
     TABLES,
     _attention,
     _lint_page,
@@ -26,6 +29,7 @@ from lisa_backbone.leaderboard.lint import (  # noqa: E402
     lint,
     list_configs,
 )
+from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.records import add_records, read_records  # noqa: E402
 from lisa_backbone.runner import parse_options  # noqa: E402
 
@@ -146,6 +150,8 @@ def change(checkout, **more):
     path = checkout / 'results' / 'mini.jsonl'
     (record,) = read_records(path)
     path.write_text(json.dumps({**record, **more}) + '\n')
+    with suppress(UserError):  # of a record that is refused there is no report
+        report(read_records(path.parent), checkout / REPORT)
 
 
 def test_a_record_that_says_otherwise_is_found(checkout):
@@ -282,6 +288,19 @@ def test_a_page_of_operators_that_was_edited_is_found_and_mended(checkout):
     assert found(checkout) == ['docs/operators.md: is not what the registry of operators gives']
     assert lint(checkout, mend=True, show=False) == []
     assert page.read_text() == made
+
+
+def test_a_report_that_was_edited_or_is_gone_is_found_and_mended(checkout):
+    page, table = checkout / REPORT / 'leaderboard.html', checkout / REPORT / 'leaderboard.csv'
+    made = page.read_text()
+    page.write_text(made.replace('50.0', '51.0'))
+    assert page.read_text() != made
+    table.unlink()
+    problems = lint(checkout, show=False)
+    assert [problem.where for problem in problems] == [f'{REPORT}/{page.name}', f'{REPORT}/{table.name}']
+    assert lint(checkout, mend=True, show=False) == []
+    assert page.read_text() == made
+    assert table.is_file()
 
 
 def test_marks_without_an_end_are_left_alone():

@@ -22,14 +22,28 @@ from ..records import read_records
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
 from .collect import attention_of
+from .costs import read_benchmarks
 from .operators import PAGE as OPERATORS
 from .operators import operators_page
+from .report import report, report_texts
 from .table import table
 from .tasks import task_of
 
-__all__ = ['COSTS', 'TABLES', 'Cost', 'Problem', 'cost_of', 'fill_tables', 'is_this_stack', 'lint', 'list_configs']
+__all__ = [
+    'COSTS',
+    'REPORT',
+    'TABLES',
+    'Cost',
+    'Problem',
+    'cost_of',
+    'fill_tables',
+    'is_this_stack',
+    'lint',
+    'list_configs',
+]
 
 COSTS = 'results/configs.csv'
+REPORT = 'results/report'
 TABLES = {'README.md': ('results/mini.jsonl',)}  # page to the sources of the tables between marks on it, in order
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
 # A table without an end must not reach to that of the next.
@@ -105,14 +119,14 @@ def lint(root: Path, mend: bool = False, show: bool = True) -> list[Problem]:
 
     Args:
         root: The checkout.
-        mend: Write the costs and tables anew in place of naming what is wrong with them.
+        mend: Write costs, tables, report and page of operators anew in place of naming what is wrong with them.
         show: Show progress.
 
     Returns:
         What is wrong: a config that cannot be built, costs in :data:`COSTS` that are not those of the config, a record
         that breaks the schema, whose config, parameters or MACs are others now, or whose status, task, model or
         attention are not those of its config, a table that is not that of its records or has lost its marks, a page of
-        operators that is not that of the registry.
+        operators that is not that of the registry, a report in :data:`REPORT` that is not that of the records.
     """
     with quiet():  # frameworks warn of each other's scopes
         return _lint(root, mend, show)
@@ -135,7 +149,7 @@ def _lint(root: Path, mend: bool, show: bool) -> list[Problem]:
     pages = {page.relative_to(root).as_posix() for page in (*root.glob('*.md'), *root.glob('docs/*.md'))}
     for page in sorted(pages | TABLES.keys()):
         problems += _lint_page(page, root, mend)
-    return problems + _lint_operators(root / OPERATORS, mend)
+    return problems + _lint_operators(root / OPERATORS, mend) + _lint_report(root, mend)
 
 
 def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]:
@@ -285,6 +299,22 @@ def _lint_operators(page: Path, mend: bool) -> list[Problem]:
     return [Problem(OPERATORS, 'is not what the registry of operators gives')]
 
 
+def _lint_report(root: Path, mend: bool) -> list[Problem]:
+    try:
+        records, benchmarks = read_records(root / 'results'), read_benchmarks(None, root / 'results')
+        if mend:
+            report(records, root / REPORT, benchmarks)
+        texts = report_texts(records, benchmarks)
+    except UserError as error:
+        return [Problem(REPORT, f'cannot be made: {error}')]
+    paths = {root / REPORT / name: text for name, text in texts.items()}
+    return [
+        Problem(path.relative_to(root).as_posix(), 'is not what the records give')
+        for path, text in paths.items()
+        if not path.is_file() or path.read_text(encoding='utf-8') != text
+    ]
+
+
 def print_problems(problems: Sequence[Problem]) -> int:
     """Print what is wrong.
 
@@ -293,6 +323,6 @@ def print_problems(problems: Sequence[Problem]) -> int:
     """
     for problem in problems:
         print(problem)
-    mend = '; tools/leaderboard.py lint --mend writes costs and tables anew' if problems else ''
+    mend = '; tools/leaderboard.py lint --mend writes costs, tables and report anew' if problems else ''
     print(f'{len(problems)} problems{mend}')
     return 1 if problems else 0

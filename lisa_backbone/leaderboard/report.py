@@ -15,7 +15,7 @@ from .sections import Cell, Group, Row, Section, sections
 from .statistics import RANK_METHOD
 from .wording import HEADINGS, LEADS, MARKS, MARKS_RULE, count, figure, protocol_words
 
-__all__ = ['CSV_FILE', 'MARKDOWN_FILE', 'PAGE_FILE', 'report']
+__all__ = ['CSV_FILE', 'MARKDOWN_FILE', 'PAGE_FILE', 'report', 'report_texts']
 
 PAGE_FILE, MARKDOWN_FILE, CSV_FILE = 'leaderboard.html', 'leaderboard.md', 'leaderboard.csv'
 
@@ -37,16 +37,28 @@ def report(
     Raises:
         UserError: The seeds of a model were run with different configs, so they have no mean.
     """
-    tables = sections(records)
-    texts = {PAGE_FILE: page(tables, benchmarks), MARKDOWN_FILE: _markdown(tables), CSV_FILE: _csv(tables)}
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, text in texts.items():
+    for name, text in report_texts(records, benchmarks).items():
         paths.append(out_dir / name)
         draft = out_dir / f'.{name}.{os.getpid()}'
         draft.write_text(text, encoding='utf-8', newline='')
         os.replace(draft, paths[-1])
     return paths
+
+
+def report_texts(records: Sequence[dict[str, Any]], benchmarks: Sequence[Mapping[str, str]] = ()) -> dict[str, str]:
+    """The report before it is written: name of each file to its text, the same for the same records.
+
+    Args:
+        records: As of :func:`report`.
+        benchmarks: As of :func:`report`.
+
+    Raises:
+        UserError: The seeds of a model were run with different configs, so they have no mean.
+    """
+    tables = sections(records)
+    return {PAGE_FILE: page(tables, benchmarks), MARKDOWN_FILE: _markdown(tables), CSV_FILE: _csv(tables)}
 
 
 # ------------------------------------------------------------------------------------------------------------- Markdown
