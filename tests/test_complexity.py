@@ -84,14 +84,16 @@ def test_lisa_counts_its_transforms(grid, form, batch, monkeypatch):
     sizes = grid if form == 'circular' else [SMOOTH[2 * size - 1] for size in grid]
     points, frequencies = math.prod(sizes), math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
     offsets = n if form == 'circular' else math.prod(2 * size - 1 for size in grid)
-    signals = batch * patterns * (dim + heads)
+    weights, pairs = batch * patterns * heads, batch * patterns * dim // 2
     expected = (
         batch * n * dim * (2 * dim + 2 * heads * patterns)  # projections
         + batch * n * dim * 9  # local convolution
         + offsets * (3 * 32 + 32 * heads * patterns)  # RPEs
-        # An inverse and a forward transform of each signal, a forward one of each RPE.
-        + (2 * signals + heads * patterns) * fft(points)
-        + 4 * signals * frequencies
+        # A forward and an inverse transform of each pair of channels, a complex one, and of each denominator; of each
+        # RPE a complex one for the former and a real one for the latter.
+        + (2 * 2 * pairs + 2 * weights + (2 + 1) * heads * patterns) * fft(points)
+        + 4 * pairs * points
+        + 4 * weights * frequencies
     )
     operator = LiSAttention(dim, heads, num_patterns=patterns, form=form)
     assert count_macs(OnGrid(operator), (batch, dim, *grid)) == pytest.approx(expected, abs=3)
@@ -111,7 +113,7 @@ def test_lisa_dense_counts_its_kernel():
     expected = (
         n * dim * (2 * dim + 2 * heads * patterns)
         + heads * patterns * n * n  # the sum over the patterns; phi times psi is elementwise
-        + n * n * (dim + heads)  # the kernel times the values and the ones
+        + n * n * dim  # the kernel times the values; its sums are not counted
     )
     assert count_macs(OnGrid(operator), (1, dim, 5, 6)) == expected
 

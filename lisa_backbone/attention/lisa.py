@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .correlation import FORMS, offset_matrix
 from .local import DepthwiseConv
-from .pattern_sum import sum_patterns
+from .pattern_sum import average_patterns
 from .precision import at_least_float32, without_autocast
 from .registry import About, check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
@@ -123,10 +123,9 @@ class LiSAttention(nn.Module):
         """Map tokens (B, L, C) on ``grid`` (1, 2 or 3 sizes, product L) to tokens (B, L, C)."""
         check_tokens(x, grid, self.dim)
         q, k, value = self.query(x), self.key(x), self.value(x)
-        heads = value.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
         with without_autocast(x):
-            y = self._attend(*self._features(q, k), at_least_float32(heads), grid)
-        y = y.flatten(1, 2).transpose(1, 2).to(value.dtype)
+            y = self._attend(*self._features(q, k), at_least_float32(value), grid)
+        y = y.to(value.dtype)
         if self.local_conv is not None:
             y = y + self.local_conv(value, grid)
         return self.proj(y)
@@ -152,14 +151,10 @@ class LiSAttention(nn.Module):
         return logits.flatten(1).softmax(dim=1).view_as(logits).unflatten(0, (self.num_heads, -1))
 
     def _attend(self, phi: Tensor, psi: Tensor, value: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Weighted mean of the values (B, heads, d, L) over the tokens, of the same shape."""
+        """Weighted mean of the values (B, L, C) over the tokens, of the same shape."""
         r = self._rpes(grid)
-        # A channel of ones turns the denominator into one more numerator.
-        signal = F.pad(value, (0, 0, 0, 1), value=1.0)
-        if self.form == 'dense':
-            kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
-            total = torch.einsum('bhij,bhdj->bhdi', kernel, signal)
-        else:
-            total = sum_patterns(phi, psi, signal, r, grid, self.wrap)
-        # Below the rounding of the largest kernel entry there is nothing left to divide by.
-        return total[:, :, :-1] / total[:, :, -1:].clamp(min=torch.finfo(total.dtype).eps)
+        if self.form != 'dense':
+            return average_patterns(phi, psi, value, r, grid, self.wrap)
+        kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
+        kernel = kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
+        return torch.einsum('bhij,bjhd->bihd', kernel, value.unflatten(-1, (self.num_heads, -1))).flatten(2)

@@ -1,114 +1,174 @@
-"""A sum over patterns of correlations on a grid, in blocks that stay in the cache, made anew in the backward pass.
+"""The mean of values under a kernel that is a sum over patterns, by correlations on the grid.
 
-For features phi^m and psi^m of the tokens, signals x and functions r^m of the offset,
+For features phi^m and psi^m of the tokens, values v and positive functions r^m of the offset,
 
-    y_i = sum_m phi^m_i sum_j r^m_{j-i} psi^m_j x_j .
+    y_i = sum_m phi^m_i sum_j r^m_{j-i} psi^m_j v_j  /  sum_m phi^m_i sum_j r^m_{j-i} psi^m_j .
 
-Written with :func:`~lisa_backbone.attention.correlation.correlate` this makes M times as many values as x has, some as
-complex numbers, and keeps them all for the backward pass. Here they are made a block of channels at a time, and
-made again in the backward pass: what is kept is phi, psi, x and r.
+Small grids take products with the matrices of r (:func:`~lisa_backbone.attention.correlation.correlate_by_matrix`), all
+others FFTs. These make M times as many values as v has, complex ones besides; so they are made a block of channels at a
+time, which stays in the cache, and made again in the backward pass: what is kept is phi, psi, v and r. Two channels go
+through one complex transform, as its real and imaginary part: r is real, so they do not mix, and a complex transform
+is faster than two real ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from . import correlation
 from .correlation import correlate, fft_sizes, spread_offsets
 
-# Up to so many values the plain form is as fast or faster, since it computes nothing twice.
-PLAIN_LIMIT = 2**22
-# Values of one block, for each thread of a processor: 1 MiB in float32, so that a block and its spectrum stay in the
-# second-level cache. On other devices blocks only bound the memory.
+# Real values of one block, for each thread of a processor: 1 MiB in float32, so that a block and its spectrum stay in
+# the second-level cache. On other devices blocks only bound the memory.
 BLOCK_VALUES = 2**18
 DEVICE_BLOCK_VALUES = 2**26
 
 
-def sum_patterns(phi: Tensor, psi: Tensor, x: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
-    """The sum over patterns, in blocks where its values are many.
+def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    """The mean of the values under the kernel K_ij = sum_m phi^m_i psi^m_j r^m_{j-i}.
 
     Args:
-        phi: Features of the queries, (B, H, M, N), real, float32 or float64 as all others.
-        psi: Features of the keys, (B, H, M, N).
-        x: Signals, (B, H, D, N).
-        r: Values at the offsets of :func:`~lisa_backbone.attention.correlation.axis_offsets`, (H, M, *periods).
-        grid: The grid of N positions.
+        phi: Features of the queries, (B, H, M, L), not negative, float32 or float64 as all others.
+        psi: Features of the keys, (B, H, M, L), not negative.
+        value: Values (B, L, C), the C channels in H heads.
+        r: Positive values at the offsets of :func:`~lisa_backbone.attention.correlation.axis_offsets`,
+            (H, M, *periods).
+        grid: The grid of L positions.
         wrap: Whether ``r`` holds wrapped offsets (circular) or all of them (padded).
 
     Returns:
-        (B, H, D, N). In blocks it can be differentiated once.
+        (B, L, C). On all but small grids it can be differentiated once.
     """
-    if math.prod(grid) <= correlation.MATRIX_LIMIT or x.numel() * phi.shape[2] <= PLAIN_LIMIT:
-        weighted = (psi.unsqueeze(3) * x.unsqueeze(2)).unflatten(-1, grid)
-        return (phi.unsqueeze(3) * correlate(weighted, r.unsqueeze(2), grid, wrap).flatten(-len(grid))).sum(dim=2)
-    return _PatternSum.apply(phi, psi, x, r if wrap else spread_offsets(r, grid), grid, fft_sizes(grid, wrap))
+    heads = phi.shape[1]
+    tokens = value.unflatten(-1, (heads, -1))
+    # Below the rounding of the largest kernel entry there is nothing left to divide by.
+    least = torch.finfo(value.dtype).eps
+    if math.prod(grid) <= correlation.MATRIX_LIMIT:
+        # A channel of ones turns the denominator into one more numerator.
+        signal = F.pad(tokens.permute(0, 2, 3, 1), (0, 0, 0, 1), value=1.0)
+        weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
+        terms = correlate(weighted, r.unsqueeze(2), grid, wrap).flatten(-len(grid))
+        total = (phi.unsqueeze(3) * terms).sum(dim=2)
+        return (total[:, :, :-1] / total[:, :, -1:].clamp(min=least)).flatten(1, 2).transpose(1, 2)
+    channels = tokens.shape[-1]
+    if channels % 2:
+        tokens = F.pad(tokens, (0, 1))
+    pairs = torch.view_as_complex(tokens.unflatten(-1, (-1, 2)).contiguous())
+    signal = pairs.flatten(2).transpose(1, 2).contiguous().unflatten(1, (heads, -1))
+    offsets = r if wrap else spread_offsets(r, grid)
+    total = _PatternSum.apply(phi, psi, signal, offsets, _Plan(grid, fft_sizes(grid, wrap)))
+    weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2)
+    y = torch.view_as_real(total.flatten(1, 2).transpose(1, 2).contiguous()).flatten(-2).unflatten(-1, (heads, -1))
+    return (y[..., :channels] / weight.transpose(1, 2).clamp(min=least).unsqueeze(-1)).flatten(-2)
 
 
 class _PatternSum(torch.autograd.Function):
-    """The sum by FFTs of ``sizes``; ``r`` is (H, M, *sizes)."""
+    """The numerator, for features (B, H, M, N), complex signals (B, H, D, N) and functions (H, M, *sizes).
+
+    A signal is handled as 2 N real values, its real and imaginary parts in turn, and the features are repeated to
+    match, but in the transforms: a product with a real factor is then half the work of a complex one.
+    """
 
     @staticmethod
-    def forward(ctx, phi, psi, x, r, grid, sizes):
+    def forward(ctx, phi, psi, x, r, plan):
         ctx.save_for_backward(phi, psi, x, r)
-        ctx.grid, ctx.sizes = grid, sizes
-        dims = tuple(range(-len(grid), 0))
-        kernels = torch.fft.rfftn(r, dim=dims).conj().resolve_conj()
+        ctx.plan = plan
+        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _parts(x)
+        kernels = plan.spectra(r).conj().resolve_conj()
         y = torch.empty_like(x)
-        for sample, heads, channels in _blocks(phi, x, sizes):
+        for sample, heads, channels in _blocks(phi, x, plan):
             here = sample, heads, channels
-            spectrum = _transform(psi[sample, heads, :, None] * x[here].unsqueeze(2), grid, sizes)
+            spectrum = plan.transform(psi[sample, heads, :, None] * x[here].unsqueeze(2))
             spectrum *= kernels[heads, :, None]
-            terms = _back(spectrum, grid, sizes)
-            terms *= phi[sample, heads, :, None]
-            y[here] = terms.sum(2)
-        return y
+            y[here] = _weighted_sum(plan.back(spectrum), phi[sample, heads, :, None])
+        return _whole(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         phi, psi, x, r = ctx.saved_tensors
-        grid, sizes = ctx.grid, ctx.sizes
-        dims = tuple(range(-len(grid), 0))
-        spectra = torch.fft.rfftn(r, dim=dims)
+        plan = ctx.plan
+        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _parts(x)
+        gradient = _parts(gradient.resolve_conj())
+        spectra = plan.spectra(r)
         kernels = spectra.conj().resolve_conj()
         of_phi, of_psi, of_x = torch.zeros_like(phi), torch.zeros_like(psi), torch.empty_like(x)
         of_kernels = torch.zeros_like(spectra)
-        for sample, heads, channels in _blocks(phi, x, sizes):
+        for sample, heads, channels in _blocks(phi, x, plan):
             here = sample, heads, channels
             signal, weight = x[here].unsqueeze(2), psi[sample, heads, :, None]
             upper = gradient[here].unsqueeze(2)
-            below = _transform(weight * signal, grid, sizes)
-            above = _transform(phi[sample, heads, :, None] * upper, grid, sizes)
+            below = plan.transform(weight * signal)
+            above = plan.transform(phi[sample, heads, :, None] * upper)
             # r's gradient at an offset is the correlation of what is above with what is below.
             of_kernels[heads] += (below * above.conj()).sum((0, 3))
             below *= kernels[heads, :, None]
-            of_phi[sample, heads] += _back(below, grid, sizes).mul_(upper).sum(3)
+            of_phi[sample, heads] += plan.back(below).mul_(upper).sum(3)
             above *= spectra[heads, :, None]
-            spread = _back(above, grid, sizes)
-            of_psi[sample, heads] += (spread * signal).sum(3)
-            of_x[here] = spread.mul_(weight).sum(2)
-        return of_phi, of_psi, of_x, torch.fft.irfftn(of_kernels, s=sizes, dim=dims), None, None
+            spread = plan.back(above)
+            of_x[here] = _weighted_sum(spread, weight)
+            of_psi[sample, heads] += spread.mul_(signal).sum(3)
+        of_phi, of_psi = (z.unflatten(-1, (-1, 2)).sum(-1) for z in (of_phi, of_psi))
+        return of_phi, of_psi, _whole(of_x), torch.fft.ifftn(of_kernels, dim=plan.dims).real, None
 
 
-def _transform(x: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
-    return torch.fft.rfftn(x.unflatten(-1, grid), s=sizes, dim=tuple(range(-len(grid), 0)))
+class _Plan(NamedTuple):
+    """The grid, and the sizes of the transforms."""
+
+    grid: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The axes of the grid."""
+        return tuple(range(-len(self.grid), 0))
+
+    def transform(self, values: Tensor) -> Tensor:
+        """Spectra (..., *sizes) of signals, real and imaginary parts in turn."""
+        return torch.fft.fftn(_whole(values).unflatten(-1, self.grid), s=self.sizes, dim=self.dims)
+
+    def back(self, spectrum: Tensor) -> Tensor:
+        """The inverse of :meth:`transform`, on the grid."""
+        y = torch.fft.ifftn(spectrum, dim=self.dims)
+        if self.grid != self.sizes:
+            y = y[(..., *(slice(n) for n in self.grid))]
+        return _parts(y.flatten(-len(self.grid)))
+
+    def spectra(self, r: Tensor) -> Tensor:
+        """Spectra of functions of the offset (..., *sizes)."""
+        return torch.fft.fftn(r, dim=self.dims)
 
 
-def _back(spectrum: Tensor, grid: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
-    y = torch.fft.irfftn(spectrum, s=sizes, dim=tuple(range(-len(grid), 0)))
-    return (y if grid == sizes else y[(..., *(slice(n) for n in grid))]).flatten(-len(grid))
+def _parts(x: Tensor) -> Tensor:
+    """Complex (..., N) as real (..., 2 N)."""
+    return torch.view_as_real(x).flatten(-2)
 
 
-def _blocks(phi: Tensor, x: Tensor, sizes: tuple[int, ...]) -> Iterator[tuple[slice | int, slice, slice]]:
+def _whole(values: Tensor) -> Tensor:
+    """The inverse of :func:`_parts`."""
+    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
+
+
+def _weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
+    """Sum over the patterns of (B, H, M, D, N), each weighted by (B, H, M, 1, N)."""
+    y = terms[:, :, 0] * weights[:, :, 0]
+    for pattern in range(1, terms.shape[2]):
+        y.addcmul_(terms[:, :, pattern], weights[:, :, pattern])
+    return y
+
+
+def _blocks(phi: Tensor, x: Tensor, plan: _Plan) -> Iterator[tuple[slice, slice, slice]]:
     """Parts of samples, heads and channels whose values do not exceed the limit, where one channel does not."""
     (samples, heads, patterns, _), channels = phi.shape, x.shape[2]
     limit = BLOCK_VALUES * torch.get_num_threads() if x.device.type == 'cpu' else DEVICE_BLOCK_VALUES
-    fit = max(limit // (patterns * math.prod(sizes)), 1)
+    fit = max(limit // (2 * patterns * math.prod(plan.sizes)), 1)
     width = min(fit, channels)
     tall = min(max(fit // channels, 1), heads)
     deep = min(max(fit // (channels * heads), 1), samples)
