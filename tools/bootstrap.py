@@ -3,7 +3,7 @@
 
     python3 tools/bootstrap.py setup         # environment only
     python3 tools/bootstrap.py demo          # environment, mini COCO, train Mask R-CNN, test it, draw its detections
-    python3 tools/bootstrap.py leaderboard   # environment, a small leaderboard of six models and its page
+    python3 tools/bootstrap.py leaderboard   # environment, a small leaderboard of five models and its page
     python3 tools/bootstrap.py test          # environment, lint, tests; further pytest arguments after --
 
 Needs Python 3.10 to 3.12, a C++ compiler and pip; imports the standard library alone, and runs on older Pythons as far
@@ -33,7 +33,7 @@ CONFIGS_REHEARSED = 2
 DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
 # Two tasks with short schedules, one of images and one of videos, for all models of LiSA pico's size.
 SMALL_LEADERBOARD = (
-    '--tasks mini-imagenet mini-kinetics --models lisa-p swin-p pvtv2-p convnext-p resnet-p '
+    '--tasks mini-imagenet mini-kinetics --models lisa-p pvtv2-p convnext-p resnet-p '
     '--attention LiSAttention SelfAttention --schedule 0.4'
 )
 
