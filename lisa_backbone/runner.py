@@ -27,10 +27,10 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
 from .allocator import keep_freed_memory
+from .collect import METRICS_FILE, discard_record, write_record
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
-from .leaderboard.collect import discard_record, write_record
 from .predictions import keep_predictions
 from .preflight import Preflight, preflight
 from .provenance import (
@@ -62,7 +62,6 @@ __all__ = [
     'write_json',
 ]
 
-METRICS_FILE = 'metrics.json'
 _SECONDS = 'train_seconds'  # in the meta of a checkpoint
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
 _WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}

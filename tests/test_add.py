@@ -18,10 +18,10 @@ compat.apply()
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 
+from lisa_backbone.collect import write_record  # noqa: E402
 from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.add import add  # noqa: E402
-from lisa_backbone.leaderboard.collect import write_record  # noqa: E402
 from lisa_backbone.leaderboard.lint import cost_of  # noqa: E402
 from lisa_backbone.predictions import Detection, classification, write_predictions  # noqa: E402
 from lisa_backbone.provenance import config_of, file_digest  # noqa: E402

@@ -560,7 +560,7 @@ def test_leaderboard_runs_a_sweep_and_writes_its_page(tmp_path, monkeypatch):
     assert bootstrap.leaderboard(env, ['--seeds', '0', '1']) == 0
     sweep, report = calls()
     out = f'{tmp_path}/work_dirs/small-leaderboard'
-    assert sweep.startswith('tools/leaderboard.py run --tasks mini-imagenet mini-kinetics --models lisa-p swin-p ')
+    assert sweep.startswith('tools/leaderboard.py run --tasks mini-imagenet mini-kinetics --models lisa-p pvtv2-p ')
     assert sweep.endswith(f'--work-dir {out}/runs --results {out}/results.jsonl --seeds 0 1')
     assert report == f'tools/leaderboard.py report --results {out}/results.jsonl --out {out}'
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from mmengine.config import Config
 
+from lisa_backbone.collect import attention_of, record_of, write_record
 from lisa_backbone.errors import UserError
-from lisa_backbone.leaderboard.collect import attention_of, record_of, write_record
 
 DIGEST = 'ab' * 32
 

@@ -26,9 +26,9 @@ from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.leaderboard.sections import sections, split_overrides  # noqa: E402
 from lisa_backbone.leaderboard.statistics import RANK_METHOD  # noqa: E402
 from lisa_backbone.leaderboard.sweep import schedule_options  # noqa: E402
-from lisa_backbone.leaderboard.tasks import MINI_TASKS  # noqa: E402
 from lisa_backbone.leaderboard.wording import MARKS_RULE, count, input_words, number, percent, protocol_words  # noqa: E402
 from lisa_backbone.records import add_records, read_records, validate  # noqa: E402
+from lisa_backbone.tasks import MINI_TASKS  # noqa: E402
 
 PUBLISHED = Path(__file__).parents[1] / 'results' / 'published.jsonl'
 

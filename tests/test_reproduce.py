@@ -29,10 +29,10 @@ from lisa_backbone.leaderboard.reproduce import (  # noqa: E402
     reproduce,
     sequence,
 )
-from lisa_backbone.leaderboard.tasks import REAL_TASKS  # noqa: E402
 from lisa_backbone.provenance import config_of  # noqa: E402
 from lisa_backbone.records import read_records  # noqa: E402
 from lisa_backbone.runner import parse_options  # noqa: E402
+from lisa_backbone.tasks import REAL_TASKS  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 
@@ -64,6 +64,7 @@ data_root = 'data'
 SEG, PRE = 'configs/seg/lisa-p_fpn_mini-ade20k-128x128.py', 'configs/pretrain/lisa-p_mini-imagenet.py'
 ROW = ('mini-ade20k', 'lisa-p, LiSAttention')
 OPERATOR = 'model.backbone.attention.type=LiSAttention'
+SHORT = ['train_cfg.max_iters=600', 'train_cfg.val_interval=600']  # that task in a sweep
 
 
 def record(value, seed=0, seconds=100.0, model='lisa-p, LiSAttention', **more):
@@ -124,16 +125,16 @@ def test_the_commands_of_a_mini_row(checkout):
         f'python tools/train.py {PRE} --work-dir {first.work_dir} --seed 2 --resume '
         f'--cfg-options data_root=data/mini_imagenet {options}',
         f'python tools/train.py {SEG} --work-dir {own.work_dir} --seed 2 --resume --cfg-options '
-        f'data_root=data/mini_ade20k {options} '
+        f'data_root=data/mini_ade20k {options} {" ".join(SHORT)} '
         f'model.backbone.init_cfg.checkpoint="$(ls -t {first.work_dir}/best_*.pth | head -n 1)"',
         f'python tools/test.py {SEG} --work-dir {own.work_dir} --seed 2 --cfg-options data_root=data/mini_ade20k '
-        f'{options}',
+        f'{options} {" ".join(SHORT)}',
     ]
 
 
 def test_overrides_of_a_task_are_in_its_commands_alone():
     lines = [line for line in lines_of('mini-coco', 'resnet-p')[0] if 'mini_data' not in line]
-    short = 'train_cfg.max_epochs=6 train_cfg.val_interval=6'
+    short = 'train_cfg.max_epochs=4 train_cfg.val_interval=4'
     assert [short in line for line in lines] == [False, True, True]
 
 
@@ -191,8 +192,9 @@ def test_commands_follow_the_record(checkout):
         UserError, match='recorded with overrides of its own, and there is no record of the training on '
     ):
         lines_of(*ROW, 3, Path(), None, records[:1])
-    plain = digested(record(0.61))
-    assert [list(one.options) for one in lines_of(*ROW, 3, Path(), None, plain)[1]] == [[OPERATOR], [OPERATOR]]
+    usual = [OPERATOR, *SHORT]
+    plain = digested(record(0.61, config={'file': SEG, 'overrides': usual}))
+    assert [list(one.options) for one in lines_of(*ROW, 3, Path(), None, plain)[1]] == [[OPERATOR], usual]
     scratch = digested(record(0.61, weights={'initial': []}))
     assert len(lines_of(*ROW, 3, Path(), None, scratch)[1]) == 1
 

@@ -104,7 +104,7 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Train and test what has no record yet, and print the table."""
     from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
-    from lisa_backbone.leaderboard.tasks import choose
+    from lisa_backbone.tasks import choose
 
     tasks = choose(args.tasks)
     args.results = args.results or REPO / 'results' / f'{tasks[0].status}.jsonl'

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..checkpoints import quiet
+from ..collect import attention_of
 from ..complexity import count_macs, count_parameters
 from ..config import config_digest, load_config, null_empty_pretrained
 from ..errors import UserError
@@ -21,13 +22,12 @@ from ..provenance import nominal_input
 from ..records import read_records
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
-from .collect import attention_of
+from ..tasks import task_of
 from .costs import read_benchmarks
 from .operators import PAGE as OPERATORS
 from .operators import operators_page
 from .report import report, report_texts
 from .table import table
-from .tasks import task_of
 
 __all__ = [
     'COSTS',

@@ -8,9 +8,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
+from ..tasks import MINI_CONTROLS
 from .costs import costs
 from .sections import Section, sections
-from .tasks import MINI_CONTROLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

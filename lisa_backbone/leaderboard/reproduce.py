@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import quiet
+from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config, nearest
 from ..errors import UserError
 from ..jobs import Processes, duration, threads_each
 from ..provenance import config_of
 from ..records import MEASURED
-from ..runner import METRICS_FILE, parse_options
-from .collect import RECORD_FILE, attention_of
+from ..runner import parse_options
+from ..tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
 from .lint import is_this_stack
 from .recipes import count_iterations, describe_batch
 from .sweep import PRETRAINED, Model, attention_options, first_of, is_local, recipe_options, weights_of
-from .tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
 
 __all__ = [
     'Expected',

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from ..provenance import LOCAL_OPTIONS
 from ..records import MEASURED, STATUSES
+from ..tasks import MINI_CONTROLS, MINI_TASKS
 from .statistics import Ranking, Summary, compare_seeds, correct, rank, summarise
-from .tasks import MINI_CONTROLS, MINI_TASKS
 from .wording import input_words, protocol_words
 
 __all__ = ['Cell', 'Group', 'Row', 'Section', 'sections', 'split_overrides', 'training_of']

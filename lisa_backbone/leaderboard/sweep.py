@@ -25,15 +25,15 @@ import torch
 from tqdm import tqdm
 
 from ..attention import build_attention
+from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config
 from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
 from ..runner import parse_options
-from .collect import METRICS_FILE, RECORD_FILE, attention_of
+from ..tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
 from .recipes import batch_options, public_weights
-from .tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
 
 __all__ = [
     'Model',

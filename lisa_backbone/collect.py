@@ -8,11 +8,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import UserError
-from ..records import validate
+from .errors import UserError
+from .records import validate
 from .tasks import Task, task_of
 
-__all__ = ['RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_record']
+__all__ = ['METRICS_FILE', 'RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_record']
 
 METRICS_FILE = 'metrics.json'
 RECORD_FILE = 'record.json'

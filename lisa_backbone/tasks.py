@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import load_config, nearest
-from ..data.mini import RECORD
-from ..data.mini_sets import mini_set
-from ..dataset_checks import check_data
-from ..errors import UserError
-from ..provenance import data_of
+from .config import load_config, nearest
+from .data.mini import RECORD
+from .data.mini_sets import mini_set
+from .dataset_checks import check_data
+from .errors import UserError
+from .provenance import data_of
 
 __all__ = [
     'MINI_CONTROLS',
