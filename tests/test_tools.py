@@ -30,6 +30,7 @@ from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  #
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
     RunOptions,
@@ -41,6 +42,7 @@ from lisa_backbone.runner import (  # noqa: E402
     run_test,
     run_training,
 )
+from lisa_backbone.step_profile import PARTS  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / 'configs' / 'det' / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
@@ -534,3 +536,26 @@ def test_rehearsal_finds_a_crash(spoilt):
     assert done.returncode not in (0, 2)
     assert 'no_such_metric' in done.stderr
     assert 'rehearsal passed' not in done.stdout
+
+
+def test_the_parts_of_a_step(bench):
+    args = (
+        'mine.py',
+        '--warmup',
+        '1',
+        '--out',
+        'steps.csv',
+        '--cfg-options',
+        'data_root=data',
+        'train_cfg.max_epochs=2',
+    )
+    done = call('profile_step.py', *args, '--iterations', '2', cwd=bench)
+    assert done.returncode == 0, done.stderr
+    (row,) = read_rows(bench / 'steps.csv')
+    assert (row['config'], row['batch']) == ('mine.py', str(BATCH))
+    assert sum(float(row[f'{part} ms']) for part in PARTS) == pytest.approx(float(row['ms']), abs=0.05)  # two decimals
+    assert all(float(row[f'{part} ms']) > 0 for part in PARTS if part != 'rest')
+    assert done.stdout.splitlines()[-1].startswith(f'| mine.py | {BATCH} | ')
+    done = call('profile_step.py', *args, '--iterations', '9', cwd=bench)
+    assert done.returncode == 2
+    assert 'error: mine.py trains for 4 iterations and 10 were asked for; lower --iterations' in done.stderr
