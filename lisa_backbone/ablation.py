@@ -46,9 +46,11 @@ class SignedLiSAttention(LiSAttention):
 
     def _attend(self, phi: Tensor, psi: Tensor, value: Tensor, grid: tuple[int, ...]) -> Tensor:
         r = self.rpe(grid, self.wrap).unflatten(0, (self.num_heads, -1))
-        weighted = (psi.unsqueeze(3) * value.unsqueeze(2)).unflatten(-1, grid)
+        signal = value.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
+        weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
         y = (phi.unsqueeze(3) * correlate(weighted, r.unsqueeze(2), grid, self.wrap).flatten(-len(grid))).sum(dim=2)
-        return F.layer_norm(y.transpose(2, 3), y.shape[2:3]).transpose(2, 3)
+        y = F.layer_norm(y.transpose(2, 3), y.shape[2:3]).transpose(2, 3)
+        return y.flatten(1, 2).transpose(1, 2)
 
 
 class LinearAttention(LiSAttention):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -111,6 +112,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
     with tempfile.TemporaryDirectory() as folder:
         options.work_dir = folder
         cfg = prepare(options)
+        cfg.experiment_name = os.path.basename(folder)  # mmengine keeps one visualizer for each name
         require_training(cfg)
         preflight(cfg, 'train', None, options.min_fit, check_images='none')
         with explained(cfg):

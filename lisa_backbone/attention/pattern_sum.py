@@ -31,6 +31,7 @@ BLOCK_VALUES = 2**18
 DEVICE_BLOCK_VALUES = 2**26
 
 
+@torch.compiler.disable  # inductor cannot trace view_as_complex here; the FFTs are library calls all the same
 def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
     """The mean of the values under the kernel K_ij = sum_m phi^m_i psi^m_j r^m_{j-i}.
 
