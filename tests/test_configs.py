@@ -289,7 +289,8 @@ def test_mini_configs_validate_once_and_never_flip(name):
     assert loop.val_interval == (loop.get('max_iters') or loop.max_epochs)
     batch = 8 if name.startswith(('det', 'seg')) else 16
     assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == batch
-    assert cfg.optim_wrapper.optimizer == adamw(2e-3 if name.startswith(('det', 'seg')) else 1.5e-3, 0.05)
+    rate = 2e-3 if name.startswith(('det', 'seg')) else 1.5e-3
+    assert cfg.optim_wrapper.optimizer == {**adamw(rate, 0.05), 'fused': True}
     assert cfg.model.backbone.norm == 'BN'  # layer norm stays at chance several times longer
     assert not [node.type for p in pipelines for _, node in walk_dicts({'p': p}) if 'Flip' in str(node.get('type'))]
     root = {'det': 'mini_coco', 'seg': 'mini_ade20k', 'pretrain': 'mini_imagenet'}.get(name.split('/')[0])
