@@ -31,7 +31,6 @@ BLOCK_VALUES = 2**18
 DEVICE_BLOCK_VALUES = 2**26
 
 
-@torch.compiler.disable  # inductor cannot trace view_as_complex here; the FFTs are library calls all the same
 def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
     """The mean of the values under the kernel K_ij = sum_m phi^m_i psi^m_j r^m_{j-i}.
 
@@ -47,17 +46,25 @@ def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: t
     Returns:
         (B, L, C). On all but small grids it can be differentiated once.
     """
+    average = _by_matrices if math.prod(grid) <= correlation.MATRIX_LIMIT else _in_blocks
+    return average(phi, psi, value, r, grid, wrap)
+
+
+def _by_matrices(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    tokens = value.unflatten(-1, (phi.shape[1], -1))
+    # A channel of ones turns the denominator into one more numerator.
+    signal = F.pad(tokens.permute(0, 2, 3, 1), (0, 0, 0, 1), value=1.0)
+    weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
+    terms = correlate(weighted, r.unsqueeze(2), grid, wrap).flatten(-len(grid))
+    total = (phi.unsqueeze(3) * terms).sum(dim=2)
+    return (total[:, :, :-1] / _not_zero(total[:, :, -1:])).flatten(1, 2).transpose(1, 2)
+
+
+# torch.compile fails on the views as complex numbers (torch 2.13), and would leave the FFTs to their library anyway.
+@torch.compiler.disable
+def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
     heads = phi.shape[1]
     tokens = value.unflatten(-1, (heads, -1))
-    # Below the rounding of the largest kernel entry there is nothing left to divide by.
-    least = torch.finfo(value.dtype).eps
-    if math.prod(grid) <= correlation.MATRIX_LIMIT:
-        # A channel of ones turns the denominator into one more numerator.
-        signal = F.pad(tokens.permute(0, 2, 3, 1), (0, 0, 0, 1), value=1.0)
-        weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
-        terms = correlate(weighted, r.unsqueeze(2), grid, wrap).flatten(-len(grid))
-        total = (phi.unsqueeze(3) * terms).sum(dim=2)
-        return (total[:, :, :-1] / total[:, :, -1:].clamp(min=least)).flatten(1, 2).transpose(1, 2)
     channels = tokens.shape[-1]
     if channels % 2:
         tokens = F.pad(tokens, (0, 1))
@@ -67,7 +74,12 @@ def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: t
     total = _PatternSum.apply(phi, psi, signal, offsets, _Plan(grid, fft_sizes(grid, wrap)))
     weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2)
     y = torch.view_as_real(total.flatten(1, 2).transpose(1, 2).contiguous()).flatten(-2).unflatten(-1, (heads, -1))
-    return (y[..., :channels] / weight.transpose(1, 2).clamp(min=least).unsqueeze(-1)).flatten(-2)
+    return (y[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)).flatten(-2)
+
+
+def _not_zero(weight: Tensor) -> Tensor:
+    """Below the rounding of the largest kernel entry there is nothing left to divide by."""
+    return weight.clamp(min=torch.finfo(weight.dtype).eps)
 
 
 class _PatternSum(torch.autograd.Function):

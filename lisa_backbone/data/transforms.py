@@ -178,7 +178,7 @@ class FetchFrames:
         """
         from av.video.reformatter import VideoReformatter
 
-        # One for all frames: each to_ndarray of its own sets up the conversion anew, which takes longer than decoding.
+        # One for all frames: each to_ndarray of its own sets up the conversion anew, longer than decoding a small one.
         converter = VideoReformatter()
 
         def picture(frame: Any) -> np.ndarray:
