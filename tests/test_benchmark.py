@@ -15,6 +15,7 @@ from torch import nn
 from lisa_backbone.benchmarking import probe as probe_module
 from lisa_backbone.benchmarking import runs
 from lisa_backbone.benchmarking.candidates import Candidate, check_candidates, parse_pairs
+from lisa_backbone.benchmarking.figure import draw_growth
 from lisa_backbone.benchmarking.passes import (
     OutOfMemory,
     back_off,
@@ -50,7 +51,13 @@ def job(candidate, shape, mode='inference', batch=1, limit=60.0):
 
 def row(candidate, side, ms, memory, batch=1, **more):
     base = dict.fromkeys(('status', 'ratio', 'ratio_iqr', 'iqr_ms'), '')
-    base |= {'candidate': candidate, 'mode': 'inference', 'batch_asked': str(batch), 'batch': str(batch)}
+    base |= {
+        'candidate': candidate,
+        'kind': 'backbone',
+        'mode': 'inference',
+        'batch_asked': str(batch),
+        'batch': str(batch),
+    }
     base |= {'input': f'{side}x{side}', 'positions': str(side * side), 'median_ms': str(ms), 'weights_mib': '10'}
     return {**base, 'peak_memory_mib': str(memory), **more}
 
@@ -538,6 +545,26 @@ def test_growth_is_of_one_input_and_without_the_weights():
     assert growth_lines(rows[:2]) == []
 
 
+def test_figure_of_a_sweep(tmp_path):
+    """Time and memory of one input on both modes' panels, with their exponents; what was not measured has no point."""
+    rows = [row('a', n, n**4 * 2, 10 + n**2 * 2, batch=2) for n in (40, 10, 20)]
+    rows += [row('a', 80, '', '', status='out of memory', batch=2), row('b', 10, 3, '', batch=2)]
+    rows += [{**row('a', 10, 7, 20, batch=2), 'mode': 'training'}]
+    figure = draw_growth(rows, tmp_path / 'new' / 'growth.png')
+    assert (tmp_path / 'new' / 'growth.png').read_bytes().startswith(b'\x89PNG')
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()} for axes in figure.axes]
+    assert drawn == [
+        {'a (N^2.00)': [[n**2, n**4] for n in (10, 20, 40)], 'b': [[100, 1.5]]},
+        {'a (N^1.00)': [[n**2, n**2] for n in (10, 20, 40)]},
+        {'a': [[100, 3.5]]},
+        {'a': [[100, 5]]},
+    ]
+    assert [axes.get_xlabel() for axes in figure.axes] == ['', '', 'pixels', 'pixels']
+    assert all((axes.get_xscale(), axes.get_yscale()) == ('log', 'log') for axes in figure.axes)
+    with pytest.raises(UserError, match='nothing was measured'):
+        draw_growth(rows[3:4], tmp_path / 'none.png')
+
+
 def test_table_of_rows():
     more = dict(parameters='28170000', macs='4530000000', per_second='7.89', iqr_ms='0.5')
     rows = [
@@ -641,10 +668,11 @@ def test_the_command_line(tmp_path):
     first, second = 'LiSA:arch=pico', 'LiSA:arch=pico,norm=BN'
     done = run_tool(
         *(first, second, '--sweep', 32, 96, 64, '--batch', 2, '--dtype', 'bf16', '--threads', 1),
-        *('--rounds', 3, '--warmup', 1, '--out', 'out'),
+        *('--rounds', 3, '--warmup', 1, '--out', 'out', '--figure', 'growth.svg'),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert '<svg' in (tmp_path / 'growth.svg').read_text()
     (path,) = (tmp_path / 'out').iterdir()
     assert path.name == f'benchmark-inference-bf16-cpu1-torch{VERSION}-sweep.csv'
     rows, model = read_rows(path), Candidate(second).build((32, 32))
@@ -666,3 +694,6 @@ def test_the_command_line_tells_what_is_wrong(tmp_path):
     done = run_tool('NoMixing', '--shape', '4', '0', '--out', tmp_path, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == 'error: shape 4x0 is not positive; give sizes of at least 1\n'
+    done = run_tool('NoMixing', '--figure', 'growth.png', cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: --figure draws how time and memory grow')

@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 
 from lisa_backbone.benchmarking.candidates import Candidate
+from lisa_backbone.benchmarking.figure import draw_growth
 from lisa_backbone.benchmarking.passes import DTYPES, MODES
 from lisa_backbone.benchmarking.report import growth_lines, table
 from lisa_backbone.benchmarking.runs import run_benchmark
@@ -70,6 +71,7 @@ def parse_args() -> argparse.Namespace:
     add('--warmup', type=int, default=2, help='rounds before them (default: 2)')
     add('--seconds', type=float, default=120, help='time for the rounds of a group, at least three (default: 120)')
     add('--limit', type=float, default=60, help='seconds that one pass may take (default: 60)')
+    add('--figure', type=Path, metavar='FILE', help='picture of a sweep, PNG or SVG')
     add('--out', type=Path, default=REPO / 'results', help='folder of the CSV files (default: results)')
     return parser.parse_args()
 
@@ -80,6 +82,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems end a job: like Ctrl-C
     if args.sweep and args.shape:
         raise UserError('--sweep and --shape both give the sizes; give one of them')
+    if args.figure and not args.sweep:
+        raise UserError('--figure draws how time and memory grow with the size; give the sizes with --sweep')
     candidates = tuple(Candidate(spec, args.whole, args.dim, args.heads) for spec in args.candidates)
     default = (56, 56) if candidates[0].kind == 'operator' else (224, 224)
     shapes = [(side, side) for side in args.sweep or []] or [tuple(shape) for shape in args.shape or [default]]
@@ -99,9 +103,12 @@ def main() -> None:
         limit=args.limit,
         sweep=bool(args.sweep),
     )
-    for path in run_benchmark(settings):
-        rows = read_rows(path)
+    measured = {path: read_rows(path) for path in run_benchmark(settings)}
+    for path, rows in measured.items():
         print('\n'.join(['', str(path), '', table(rows), *(['', *growth_lines(rows)] if args.sweep else [])]))
+    if args.figure:
+        draw_growth([row for rows in measured.values() for row in rows], args.figure)
+        print(f'\n{args.figure}')
 
 
 if __name__ == '__main__':

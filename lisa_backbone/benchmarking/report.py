@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ['Growth', 'fit_growth', 'growth_lines', 'table']
+__all__ = ['Growth', 'fit_growth', 'growth_lines', 'memory_of_one', 'table', 'time_of_one']
 
 LEAST_SIZES = 3
 
@@ -59,7 +59,7 @@ def growth_lines(rows: Sequence[dict[str, str]]) -> list[str]:
     for key in dict.fromkeys(_series(row) for row in rows):
         mine = [row for row in rows if _series(row) == key and row['median_ms']]
         told = []
-        for name, value in (('time', _time_of_one), ('memory', _memory_of_one)):
+        for name, value in (('time', time_of_one), ('memory', memory_of_one)):
             have = [row for row in mine if value(row) is not None]
             fit = fit_growth([int(row['positions']) for row in have], [value(row) for row in have])
             if fit:
@@ -99,11 +99,13 @@ def _series(row: dict[str, str]) -> tuple[str, str, str]:
     return row['candidate'], row['mode'], row['batch_asked']
 
 
-def _time_of_one(row: dict[str, str]) -> float:
+def time_of_one(row: dict[str, str]) -> float:
+    """Milliseconds for one input of a row with a measurement."""
     return float(row['median_ms']) / int(row['batch'])
 
 
-def _memory_of_one(row: dict[str, str]) -> float | None:
+def memory_of_one(row: dict[str, str]) -> float | None:
+    """MiB for one input, beyond the weights; ``None`` where memory was not measured."""
     if not row['peak_memory_mib']:
         return None
     return (float(row['peak_memory_mib']) - float(row['weights_mib'])) / int(row['batch'])
