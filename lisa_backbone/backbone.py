@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import build_attention
 from .attention.rpe import ContinuousRPE
 from .errors import UserError
+from .feed_forward import FeedForward
 
 NORMS = ('LN', 'BN', 'SyncBN')
 
@@ -73,11 +74,10 @@ class Block(nn.Module):
         layer_scale_init_value: float | None = None,
     ) -> None:
         super().__init__()
-        hidden = round(dim * mlp_ratio)
         self.norm1 = nn.LayerNorm(dim)
         self.attention = attention
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = FeedForward(dim, round(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
         self.layer_scale1 = self.layer_scale2 = None
         if layer_scale_init_value:
@@ -86,10 +86,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Map tokens (B, L, C) on ``grid`` to tokens (B, L, C)."""
-        y = self.attention(self.norm1(x), grid)
-        x = x + self.drop_path(y if self.layer_scale1 is None else y * self.layer_scale1)
-        y = self.mlp(self.norm2(x))
-        return x + self.drop_path(y if self.layer_scale2 is None else y * self.layer_scale2)
+        x = self._add(x, self.attention(self.norm1(x), grid), self.layer_scale1)
+        return self._add(x, self.mlp(self.norm2(x)), self.layer_scale2)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
 
 class Stage(nn.Module):

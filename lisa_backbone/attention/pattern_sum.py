@@ -68,13 +68,10 @@ def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[i
     channels = tokens.shape[-1]
     if channels % 2:
         tokens = F.pad(tokens, (0, 1))
-    pairs = torch.view_as_complex(tokens.unflatten(-1, (-1, 2)).contiguous())
-    signal = pairs.flatten(2).transpose(1, 2).contiguous().unflatten(1, (heads, -1))
     offsets = r if wrap else spread_offsets(r, grid)
-    total = _PatternSum.apply(phi, psi, signal, offsets, _Plan(grid, fft_sizes(grid, wrap)))
+    total = _PatternSum.apply(phi, psi, tokens, offsets, _Plan(grid, fft_sizes(grid, wrap)))
     weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2)
-    y = torch.view_as_real(total.flatten(1, 2).transpose(1, 2).contiguous()).flatten(-2).unflatten(-1, (heads, -1))
-    return (y[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)).flatten(-2)
+    return (total[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)).flatten(-2)
 
 
 def _not_zero(weight: Tensor) -> Tensor:
@@ -83,17 +80,18 @@ def _not_zero(weight: Tensor) -> Tensor:
 
 
 class _PatternSum(torch.autograd.Function):
-    """The numerator, for features (B, H, M, N), complex signals (B, H, D, N) and functions (H, M, *sizes).
+    """The numerator (B, L, H, D), for features (B, H, M, L), values (B, L, H, D), D even, and functions (H, M, *sizes).
 
-    A signal is handled as 2 N real values, its real and imaginary parts in turn, and the features are repeated to
-    match, but in the transforms: a product with a real factor is then half the work of a complex one.
+    Two channels are one complex signal. It is handled as 2 L real values, its real and imaginary parts in turn, and the
+    features are repeated to match, but in the transforms: a product with a real factor is then half the work of a
+    complex one.
     """
 
     @staticmethod
-    def forward(ctx, phi, psi, x, r, plan):
-        ctx.save_for_backward(phi, psi, x, r)
+    def forward(ctx, phi, psi, value, r, plan):
+        ctx.save_for_backward(phi, psi, value, r)
         ctx.plan = plan
-        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _parts(x)
+        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _signals(value)
         kernels = plan.spectra(r).conj().resolve_conj()
         y = torch.empty_like(x)
         for sample, heads, channels in _blocks(phi, x, plan):
@@ -101,15 +99,15 @@ class _PatternSum(torch.autograd.Function):
             spectrum = plan.transform(psi[sample, heads, :, None] * x[here].unsqueeze(2))
             spectrum *= kernels[heads, :, None]
             y[here] = _weighted_sum(plan.back(spectrum), phi[sample, heads, :, None])
-        return _whole(y)
+        return _tokens(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        phi, psi, x, r = ctx.saved_tensors
+        phi, psi, value, r = ctx.saved_tensors
         plan = ctx.plan
-        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _parts(x)
-        gradient = _parts(gradient.resolve_conj())
+        phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _signals(value)
+        gradient = _signals(gradient)
         spectra = plan.spectra(r)
         kernels = spectra.conj().resolve_conj()
         of_phi, of_psi, of_x = torch.zeros_like(phi), torch.zeros_like(psi), torch.empty_like(x)
@@ -129,7 +127,7 @@ class _PatternSum(torch.autograd.Function):
             of_x[here] = _weighted_sum(spread, weight)
             of_psi[sample, heads] += spread.mul_(signal).sum(3)
         of_phi, of_psi = (z.unflatten(-1, (-1, 2)).sum(-1) for z in (of_phi, of_psi))
-        return of_phi, of_psi, _whole(of_x), torch.fft.ifftn(of_kernels, dim=plan.dims).real, None
+        return of_phi, of_psi, _tokens(of_x), torch.fft.ifftn(of_kernels, dim=plan.dims).real, None
 
 
 class _Plan(NamedTuple):
@@ -157,6 +155,17 @@ class _Plan(NamedTuple):
     def spectra(self, r: Tensor) -> Tensor:
         """Spectra of functions of the offset (..., *sizes)."""
         return torch.fft.fftn(r, dim=self.dims)
+
+
+def _signals(tokens: Tensor) -> Tensor:
+    """Channels (B, L, H, D) as signals (B, H, D / 2, 2 L): two of them in turn."""
+    pairs = torch.view_as_complex(tokens.contiguous().unflatten(-1, (-1, 2)))
+    return _parts(pairs.permute(0, 2, 3, 1).contiguous())
+
+
+def _tokens(signals: Tensor) -> Tensor:
+    """The inverse of :func:`_signals`."""
+    return torch.view_as_real(_whole(signals).permute(0, 3, 1, 2).contiguous()).flatten(-2)
 
 
 def _parts(x: Tensor) -> Tensor:
