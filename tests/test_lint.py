@@ -31,6 +31,7 @@ from lisa_backbone.leaderboard.lint import (  # noqa: E402
 )
 from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.records import add_records, read_records  # noqa: E402
+from lisa_backbone.rows import append_rows  # noqa: E402
 from lisa_backbone.runner import parse_options  # noqa: E402
 
 REPO = Path(__file__).parents[1]
@@ -257,6 +258,27 @@ def test_a_table_whose_records_are_gone_is_found(checkout):
     (problem,) = _lint_page('README.md', checkout, True)
     assert str(problem) == 'README.md: a table cannot be made: mini.jsonl is gone; bring it back'
     assert '| vgg | 50.0 (1) |' in (checkout / 'README.md').read_text()
+
+
+def test_a_table_of_a_sweep_has_the_growth_below_it(checkout, monkeypatch):
+    path, page = checkout / 'results' / 'benchmark-inference-sweep.csv', checkout / 'docs' / 'a.md'
+    same = dict(candidate='a', mode='inference', batch='1', batch_asked='1', parameters='1000000', status='', ratio='')
+    same |= dict(iqr_ms='0', per_second='1', weights_mib='0', peak_memory_mib='')
+    rows = [
+        dict(same, input=f'{n}x{n}', positions=str(n**2), macs=str(n * 10**9), median_ms=str(n**4)) for n in (1, 2, 4)
+    ]
+    append_rows(path, rows)
+    monkeypatch.setitem(TABLES, 'docs/a.md', ('results/benchmark-inference-sweep.csv',))
+    page.write_text('<!-- table: results/benchmark-inference-sweep.csv -->\n<!-- end of table -->\n')
+    assert str(*_lint_page('docs/a.md', checkout, False)) == 'docs/a.md: a table is not that of its records'
+    assert _lint_page('docs/a.md', checkout, True) == _lint_page('docs/a.md', checkout, False) == []
+    assert page.read_text().splitlines()[3:-1] == [
+        '| a | 1x1 | inference | 1 | 1.00 M | 1.000 G | 1.00 ± 0 | 1.00 |  |  |',
+        '| a | 2x2 | inference | 1 | 1.00 M | 2.000 G | 16.0 ± 0 | 1.00 |  |  |',
+        '| a | 4x4 | inference | 1 | 1.00 M | 4.000 G | 256 ± 0 | 1.00 |  |  |',
+        '',
+        '- a, inference, batch 1: time as N^2.00 (N^2.00 at the end; 3 sizes, 1x1 to 4x4)',
+    ]
 
 
 def test_the_tables_of_this_project_have_their_marks():

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..benchmarking.report import growth_lines
+from ..benchmarking.report import table as benchmark_table
 from ..checkpoints import quiet
 from ..collect import attention_of
 from ..complexity import count_macs, count_parameters
@@ -286,6 +288,10 @@ def _lint_page(name: str, root: Path, mend: bool) -> list[Problem]:
 def _table_of(path: Path) -> str:
     if not path.is_file():
         raise UserError(f'{path.name} is gone; bring it back')
+    if path.suffix == '.csv':
+        rows = read_rows(path)
+        grown = [f'- {line}' for line in growth_lines(rows)] if 'sweep' in path.name else []
+        return '\n'.join([benchmark_table(rows), *(['', *grown] if grown else [])])
     return table(read_records(path))
 
 
