@@ -30,6 +30,7 @@ __all__ = [
     'claim',
     'parse_record',
     'read_records',
+    'records_of',
     'validate',
 ]
 
@@ -231,6 +232,25 @@ def read_records(paths: Path | Iterable[Path]) -> list[dict[str, Any]]:
             found.append((where, parse_record(line, where)))
     check_records(found)
     return [record for _, record in found]
+
+
+def records_of(records: Sequence[dict[str, Any]], backbones: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The records of some backbones, with whatever operators.
+
+    Args:
+        records: Valid records.
+        backbones: Names of backbones, as in ``'backbone'`` of a record; ``None`` for all of them.
+
+    Raises:
+        UserError: There is none of a backbone.
+    """
+    if backbones is None:
+        return list(records)
+    known = sorted({record['backbone'] for record in records})
+    for name in backbones:
+        if name not in known:
+            raise UserError(f'there is no record of {name}; there are those of {", ".join(known) or "none"}')
+    return [record for record in records if record['backbone'] in backbones]
 
 
 def add_records(path: Path, records: Sequence[dict[str, Any]]) -> None:

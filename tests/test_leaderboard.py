@@ -714,7 +714,7 @@ def test_the_command_line(tmp_path):
     tested = tmp_path / run['weights']['tested']['file']
     assert run['weights'] == {'initial': [], 'tested': file_digest(tested) | {'file': run['weights']['tested']['file']}}
     assert read_predictions(tmp_path / run['predictions']['file']).ids
-    assert f'| lisa-p, SelfAttention | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
+    assert f'| lisa-p, SelfAttention | 1.08 | 21.9 | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
 
 
 def test_the_command_line_of_real_tasks(tmp_path):

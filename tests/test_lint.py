@@ -117,9 +117,11 @@ def test_costs_are_those_of_the_formulas(tmp_path):
 
 
 def test_the_page_got_its_table(checkout):
+    parameters, macs = vgg11()
     assert (checkout / 'README.md').read_text() == (
         '# A\n\n<!-- table: results/mini.jsonl -->\n'
-        '| model | mini ImageNet, top-1 |\n|---|---:|\n| vgg | 50.0 (1) |\n<!-- end of table -->\n\nB\n'
+        '| model | parameters, M | MACs, mini ImageNet, M | mini ImageNet, top-1 |\n|---|---:|---:|---:|\n'
+        f'| vgg | {parameters / 1e6:.3g} | {macs / 1e6:.3g} | 50.0 (1) |\n<!-- end of table -->\n\nB\n'
     )
 
 
@@ -153,6 +155,7 @@ def change(checkout, **more):
     path.write_text(json.dumps({**record, **more}) + '\n')
     with suppress(UserError):  # of a record that is refused there is no report
         report(read_records(path.parent), checkout / REPORT)
+        _lint_page('README.md', checkout, True)
 
 
 def test_a_record_that_says_otherwise_is_found(checkout):
@@ -257,7 +260,7 @@ def test_a_table_whose_records_are_gone_is_found(checkout):
     (checkout / 'results' / 'mini.jsonl').unlink()
     (problem,) = _lint_page('README.md', checkout, True)
     assert str(problem) == 'README.md: a table cannot be made: mini.jsonl is gone; bring it back'
-    assert '| vgg | 50.0 (1) |' in (checkout / 'README.md').read_text()
+    assert '| 50.0 (1) |' in (checkout / 'README.md').read_text()
 
 
 def test_a_table_of_a_sweep_has_the_growth_below_it(checkout, monkeypatch):

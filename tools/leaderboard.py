@@ -38,7 +38,9 @@ def parse_args() -> argparse.Namespace:
     run.add_argument(
         '--results', type=Path, help='file of records (default: results/mini.jsonl, of real tasks reproduced.jsonl)'
     )
-    table.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
+    mini = [REPO / 'results' / 'mini.jsonl']
+    table.add_argument('--results', type=Path, nargs='+', default=mini, help='files of records')
+    table.add_argument('--models', nargs='+', metavar='NAME', help='of these backbones alone, such as lisa-p')
     run.add_argument('--tasks', nargs='+', metavar='TASK', help='such as mini-coco; all mini ones by default')
     run.add_argument('--models', nargs='+', default=['lisa-p'], metavar='NAME', help='as in the names of the configs')
     run.add_argument(
@@ -69,7 +71,8 @@ def parse_args() -> argparse.Namespace:
     report.add_argument('--out', type=Path, default=REPO / 'work_dirs' / 'report', help='folder for the files')
 
     draw = actions.add_parser('draw', help='draw figures with their spread against what they cost')
-    draw.add_argument('--results', type=Path, default=REPO / 'results' / 'mini.jsonl', help='file of records')
+    draw.add_argument('--results', type=Path, nargs='+', default=mini, help='files of records')
+    draw.add_argument('--models', nargs='+', metavar='NAME', help='of these backbones alone, such as lisa-p')
     draw.add_argument('--against', nargs='+', default=['macs'], choices=['macs', 'parameters', 'throughput'])
     draw.add_argument('--benchmarks', type=Path, nargs='*', help=BENCHMARKS)
     draw.add_argument('--out', type=Path, required=True, help='the picture, .png or .svg')
@@ -125,22 +128,27 @@ def run(args: argparse.Namespace) -> int:
     failed = run_sweep(tasks, models, args.seeds, settings)
     if failed and not args.results.exists():
         raise UserError(f'all runs failed, {next(iter(failed))}: {next(iter(failed.values()))}')
-    table(args)
+    _print_table([args.results])
     for one, sentence in failed.items():
         print(f'FAILED {one}: {sentence}')
     return 1 if failed else 0
 
 
 def table(args: argparse.Namespace) -> int:
-    """Print the table of a results file."""
-    from lisa_backbone.leaderboard import table as tables
-    from lisa_backbone.records import read_records
-
-    records = read_records(args.results)
-    if not records:
-        raise UserError(f'{args.results} holds no records; make them with tools/leaderboard.py run')
-    print(tables.table(records))
+    """Print the table of results files."""
+    _require(args.results)
+    _print_table(args.results, args.models)
     return 0
+
+
+def _print_table(paths: Sequence[Path], models: Sequence[str] | None = None) -> None:
+    from lisa_backbone.leaderboard import table as tables
+    from lisa_backbone.records import read_records, records_of
+
+    records = records_of(read_records(paths), models)
+    if not records:
+        raise UserError(f'{paths[0]} holds no records; make them with tools/leaderboard.py run')
+    print(tables.table(records))
 
 
 def report(args: argparse.Namespace) -> int:
@@ -157,16 +165,16 @@ def report(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Draw a file of results."""
+    """Draw files of results."""
     from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.plot import draw_results
-    from lisa_backbone.records import read_records
+    from lisa_backbone.records import read_records, records_of
 
-    _require([args.results])
+    _require(args.results)
     if args.out.suffix not in ('.png', '.svg'):
         raise UserError(f'--out {args.out} is neither .png nor .svg; name one of them')
     rows = read_benchmarks(args.benchmarks, REPO / 'results')
-    draw_results(read_records(args.results), args.out, args.against, rows)
+    draw_results(records_of(read_records(args.results), args.models), args.out, args.against, rows)
     print(args.out)
     return 0
 

@@ -21,7 +21,7 @@ from ..config import config_digest, load_config, null_empty_pretrained
 from ..errors import UserError
 from ..preflight import build_model
 from ..provenance import nominal_input
-from ..records import read_records
+from ..records import read_records, records_of
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
 from ..tasks import task_of
@@ -42,6 +42,7 @@ __all__ = [
     'is_this_stack',
     'lint',
     'list_configs',
+    'table_of',
 ]
 
 COSTS = 'results/configs.csv'
@@ -50,7 +51,8 @@ TABLES = {'README.md': ('results/mini.jsonl',)}  # page to the sources of the ta
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
 # A table without an end must not reach to that of the next.
 _TABLE = re.compile(
-    r'(^<!-- table: (?P<source>[\w./-]+) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)', re.DOTALL | re.MULTILINE
+    r'(^<!-- table: (?P<source>[\w./ -]+?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)',
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -274,7 +276,7 @@ def _lint_page(name: str, root: Path, mend: bool) -> list[Problem]:
         said = ' and '.join(f'<!-- table: {source} --> with <!-- end of table -->' for source in declared) or 'none'
         return [Problem(name, f'the marks of its tables are not those in lint.TABLES: {said}; put them back by hand')]
     try:
-        filled = fill_tables(text, lambda source: _table_of(root / source))
+        filled = fill_tables(text, lambda source: table_of(source, root))
     except UserError as error:
         return [Problem(name, f'a table cannot be made: {error}')]
     if filled == text:
@@ -285,14 +287,27 @@ def _lint_page(name: str, root: Path, mend: bool) -> list[Problem]:
     return [Problem(name, 'a table is not that of its records')]
 
 
-def _table_of(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f'{path.name} is gone; bring it back')
-    if path.suffix == '.csv':
-        rows = read_rows(path)
-        grown = [f'- {line}' for line in growth_lines(rows)] if 'sweep' in path.name else []
-        return '\n'.join([benchmark_table(rows), *(['', *grown] if grown else [])])
-    return table(read_records(path))
+def table_of(source: str, root: Path) -> str:
+    """The table of a source.
+
+    Args:
+        source: One file of a benchmark, or files of records, and names of backbones if it is of these alone:
+            ``'results/mini.jsonl lisa-p'``.
+        root: The checkout.
+
+    Raises:
+        UserError: A file is gone or cannot be used.
+    """
+    words = source.split()
+    paths, backbones = [root / word for word in words if '/' in word], [word for word in words if '/' not in word]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f'{path.name} is gone; bring it back')
+    if paths[0].suffix != '.csv':
+        return table(records_of(read_records(paths), backbones or None))
+    rows = read_rows(paths[0])
+    grown = [f'- {line}' for line in growth_lines(rows)] if 'sweep' in paths[0].name else []
+    return '\n'.join([benchmark_table(rows), *(['', *grown] if grown else [])])
 
 
 def _lint_operators(page: Path, mend: bool) -> list[Problem]:
