@@ -343,6 +343,35 @@ def test_sweep_of_operators(tmp_path):
         ]
 
 
+def test_compiled_candidates(tmp_path):
+    """Nothing stands in for anything here either; what is compiled has a file of its own."""
+    (path,) = run_benchmark(settings(tmp_path, candidates=OPERATORS[:1], shapes=((4, 4),), compiled=True))
+    assert path.name == f'benchmark-inference-fp32-cpu1-torch{VERSION}-4x4-dim8-heads2-compiled.csv'
+    (row,) = read_rows(path)
+    assert (row['compiled'], row['status']) == ('yes', '')
+    assert float(row['median_ms']) > 0
+    assert int(row['macs']) == 2 * 16 * 8**2
+
+
+def test_a_compiled_pass_is_that_of_the_compiled_model(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    real, model = nn.Module.compile, Net()
+    monkeypatch.setattr(Net, 'compile', lambda model, **more: real(model, backend=backend, **more))
+    make_pass(model, (3,), 4, 'inference', 'fp32', 'cpu')()
+    assert graphs == []
+    make_pass(model, (3,), 4, 'inference', 'fp32', 'cpu', compiled=True)()
+    assert len(graphs) == 1
+
+
 def test_interrupt_keeps_the_rows_that_are_made(tmp_path, monkeypatch):
     def interrupt(job):
         if job.shape == (3, 3):

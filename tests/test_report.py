@@ -416,7 +416,7 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
         {**shared, 'candidate': 'configs/det/mini.py', 'per_second': '80'},  # overrides of the training do not matter
         {**shared, 'candidate': 'configs/det/mini.py:model.c=2', 'per_second': '90'},  # another model
         {**shared, 'candidate': 'configs/det/mini.py:model.c=1', 'per_second': ''},  # out of memory
-        {**shared, 'candidate': 'B', 'batch': '1', 'per_second': '3', 'kind': 'model'},
+        {**shared, 'candidate': 'B', 'batch': '1', 'per_second': '3', 'kind': 'model', 'compiled': 'yes'},
     ]
     plots = embedded(files(records, tmp_path, benchmarks)[0])['plots']
     labels = [f'{axis["label"]} ({axis["unit"]})' for axis in plots['published']['axes']]
@@ -425,7 +425,7 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
         'MACs of the backbone for an input of 224 x 224 (G)',
         'Throughput of the backbone, inference, fp32, 224 x 224, batch 8, Xeon, 2 threads (a second)',
         'MACs of the backbone for a view of a clip, of the size its source took (G)',
-        'Throughput of the whole model, inference, fp32, 224 x 224, batch 1, Xeon, 2 threads (a second)',
+        'Throughput of the whole model, inference, fp32, 224 x 224, batch 1, Xeon, 2 threads, compiled (a second)',
     ]
     points = {point['model']: point for point in plots['published']['figures'][0]['points']}
     assert points['A']['at'] == {'0': 28.0, '1': 4.5, '2': 12.5}

@@ -71,6 +71,7 @@ def parse_args() -> argparse.Namespace:
     add('--warmup', type=int, default=2, help='rounds before them (default: 2)')
     add('--seconds', type=float, default=120, help='time for the rounds of a group, at least three (default: 120)')
     add('--limit', type=float, default=60, help='seconds that one pass may take (default: 60)')
+    add('--compile', action='store_true', help='compile the candidates with torch.compile, for each shape anew')
     add('--figure', type=Path, metavar='FILE', help='picture of a sweep, PNG or SVG')
     add('--out', type=Path, default=REPO / 'results', help='folder of the CSV files (default: results)')
     return parser.parse_args()
@@ -102,6 +103,7 @@ def main() -> None:
         seconds=args.seconds,
         limit=args.limit,
         sweep=bool(args.sweep),
+        compiled=args.compile,
     )
     measured = {path: read_rows(path) for path in run_benchmark(settings)}
     for path, rows in measured.items():

@@ -66,7 +66,7 @@ def use_device(device: str) -> None:
 
 
 def make_pass(
-    model: nn.Module, input_shape: Sequence[int], batch: int, mode: str, dtype: str, device: str
+    model: nn.Module, input_shape: Sequence[int], batch: int, mode: str, dtype: str, device: str, compiled: bool = False
 ) -> Callable[[], None]:
     """A pass of a model over one random batch, which lies ready on the device.
 
@@ -78,11 +78,14 @@ def make_pass(
             the mean of every output, without losses of its own, optimizer or data.
         dtype: One of :data:`DTYPES`.
         device: Where to run.
+        compiled: Whether torch.compile compiles the model, for this shape alone; the first pass then takes long.
 
     Returns:
         The function, which leaves no outputs behind; in training it leaves the gradients.
     """
     model.to(device).train(mode == 'training')
+    if compiled:
+        model.compile(dynamic=False)
     autocast = DTYPES[dtype]
     x = torch.randn(batch, *input_shape, device=device)
     x.requires_grad_(mode == 'training' and len(input_shape) == 2)  # tokens come from a layer before

@@ -68,6 +68,7 @@ class Job:
         device: See there.
         threads: Processor threads.
         limit: Seconds that a pass may take.
+        compiled: As for :func:`make_pass`.
     """
 
     candidate: Candidate
@@ -78,6 +79,7 @@ class Job:
     device: str
     threads: int
     limit: float
+    compiled: bool = False
 
 
 def probe_apart(job: Job) -> dict[str, Any]:
@@ -182,7 +184,9 @@ def probe(job: Job, note: Callable[[dict[str, Any]], None] = lambda found: None)
     found |= _macs(counted)
     note(found)
     with precision(job.dtype), _explained(job):
-        run = make_pass(model, input_shape, job.batch, job.mode, job.dtype, job.device)
+        run = make_pass(model, input_shape, job.batch, job.mode, job.dtype, job.device, job.compiled)
+        if job.compiled:
+            run()  # compiles, which is no part of the time or the memory of a pass
 
         def limited() -> None:
             start = timer()

@@ -62,6 +62,7 @@ class Settings:
         seconds: Time for the rounds of a group: where it is short there are fewer, though never below three.
         limit: Seconds that one pass may take.
         sweep: Whether the shapes are a sweep: one file, and a candidate that stops at a size is left out above it.
+        compiled: Whether torch.compile compiles the candidates.
     """
 
     candidates: tuple[Candidate, ...]
@@ -78,6 +79,7 @@ class Settings:
     seconds: float = 120.0
     limit: float = 60.0
     sweep: bool = False
+    compiled: bool = False
 
     def check(self) -> None:
         """Raise a UserError unless all of this can be used and every candidate be built."""
@@ -118,6 +120,8 @@ class Settings:
             parts.append(f'dim{first.dim}-heads{first.heads}')
         elif first.whole:
             parts.append('whole')
+        if self.compiled:
+            parts.append('compiled')
         return self.out / ('-'.join(parts) + '.csv')
 
     def conditions(self) -> dict[str, str]:
@@ -128,6 +132,7 @@ class Settings:
             'device_name': self.machine(),
             'threads': str(self.threads),
             'torch': torch.__version__,
+            'compiled': 'yes' if self.compiled else 'no',
         }
 
     def machine(self) -> str:

@@ -130,6 +130,7 @@ def _conditions(row: Mapping[str, str]) -> str:
         row.get('device_name') or row.get('device'),
         f'{row["threads"]} threads' if row.get('device') == 'cpu' and row.get('threads') else '',
         f'torch {row["torch"]}' if row.get('torch') else '',
+        'compiled' if row.get('compiled') == 'yes' else '',
     ]
     return ', '.join(filter(None, words))
 
