@@ -78,6 +78,11 @@ class Task:
         """What tools/prepare_data.py calls the data set of a real task."""
         return {'ade/ADEChallengeData2016': 'ade20k', 'sthv2': 'ssv2'}.get(self.data, self.data)
 
+    @property
+    def axes(self) -> int:
+        """Axes of the grid of tokens of a LiSA backbone: 2 of images, 3 of videos."""
+        return 3 if self.config.startswith('configs/action/') else 2
+
     def config_of(self, model: str) -> str:
         """The config of a model, relative to the checkout."""
         return self.config.format(model=model)

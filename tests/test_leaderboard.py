@@ -208,6 +208,23 @@ def test_overrides_of_a_task_are_for_its_runs_alone(place):
     assert options[1][:2] == ['name=short', 'name=all']  # what the command line says comes last
 
 
+def test_an_operator_of_images_is_passed_over_on_videos(place, capsys):
+    (place / 'configs' / 'action').mkdir()
+    for path in (place / 'configs' / 'x').glob('*_two.py'):
+        path.rename(place / 'configs' / 'action' / path.name)
+    video = replace(TWO, config='configs/action/{model}_two.py')
+    assert run_sweep([video, ONE], [Model('lisa-p', 'WaveletAttention'), LISA, OTHER], [0], settings(place)) == {}
+    assert sorted((run['task'], run['model']) for run in results(place)) == [
+        ('mini One', 'conv-p'),
+        ('mini One', 'lisa-p, LiSAttention'),
+        ('mini One', 'lisa-p, WaveletAttention'),
+        ('mini Two', 'conv-p'),
+        ('mini Two', 'lisa-p, LiSAttention'),
+    ]
+    told = 'passed over: lisa-p, WaveletAttention on mini Two, for whose 3 axes it has no form'
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith('passed over')] == [told]
+
+
 @pytest.mark.parametrize(
     ('config', 'options', 'expected'),
     [

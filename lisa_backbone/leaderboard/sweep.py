@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..attention import build_attention
+from ..attention import ATTENTION, build_attention
 from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config
 from ..errors import UserError
@@ -73,6 +73,10 @@ class Model:
 
     def __str__(self) -> str:
         return f'{self.name}, {self.attention}' if self.attention else self.name
+
+    def takes(self, task: Task) -> bool:
+        """Whether the operator, if there is one, has a form for the grids of a task."""
+        return not self.attention or task.axes in ATTENTION[self.attention.partition(':')[0]].about.axes
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,8 @@ def run_sweep(
 ) -> dict[Run, str]:
     """Make the data that are missing, train and test what has no record yet, and write each record as it comes.
 
+    An operator without a form for the grids of a task is passed over there, and this is said.
+
     Args:
         tasks: Tasks.
         models: Models, from :func:`list_models`.
@@ -295,10 +301,14 @@ def run_sweep(
         raise UserError(f'--schedule {settings.schedule} must be above 0, a share of the usual epochs or iterations')
     if settings.schedule != 1 and not all(task.mini for task in tasks):
         raise UserError(f'--schedule {settings.schedule} is for mini tasks; leave it out, or change the config')
+    pairs = [(task, model) for task in tasks for model in models if model.takes(task)]
+    for task, model in ((task, model) for task in tasks for model in models):
+        if not model.takes(task):
+            print(f'passed over: {model} on {task.name}, for whose {task.axes} axes it has no form')
     processes = _starter(settings)
     records = read_records(settings.results)
-    firsts = [(first_of(task, model, settings.root), model) for task in tasks for model in models]
-    needed = list(dict.fromkeys([*(pair for pair in firsts if pair[0]), *((t, m) for t in tasks for m in models)]))
+    firsts = [(first_of(task, model, settings.root), model) for task, model in pairs]
+    needed = list(dict.fromkeys([*(pair for pair in firsts if pair[0]), *pairs]))
     # All configs are read here: mmengine cannot read several at a time in threads.
     digests, options, weights = {}, {}, {}
     for task, model in needed:
@@ -323,8 +333,8 @@ def run_sweep(
                 _check(record, 'data set', record['data']['fingerprint'], expected, settings.results)
         done = {(record['task'], record['model'], record['seed']) for record in records}
         # tasks that others start from come first
-        order = sorted(tasks, key=lambda task: bool(task.initial))
-        runs = [Run(task, model, seed) for seed in seeds for task in order for model in models]
+        pairs.sort(key=lambda pair: bool(pair[0].initial))
+        runs = [Run(task, model, seed) for seed in seeds for task, model in pairs]
         runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
         locks = {Run(task, model, seed): threading.Lock() for task, model in needed for seed in seeds}
         sweep = _Sweep(settings, digests, options, weights, fingerprints, processes, locks)
