@@ -1,8 +1,13 @@
 """Tests meet the frameworks as the tools do: with the workarounds in force."""
 
+import signal
+
 from lisa_backbone import compat
 
 compat.apply()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells leave what runs in the background; tools that the tests start and interrupt would never hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):
