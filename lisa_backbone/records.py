@@ -234,23 +234,29 @@ def read_records(paths: Path | Iterable[Path]) -> list[dict[str, Any]]:
     return [record for _, record in found]
 
 
-def records_of(records: Sequence[dict[str, Any]], backbones: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The records of some backbones, with whatever operators.
+def records_of(
+    records: Sequence[dict[str, Any]], backbones: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The records of some backbones, with whatever operators, or of some tasks.
 
     Args:
         records: Valid records.
         backbones: Names of backbones, as in ``'backbone'`` of a record; ``None`` for all of them.
+        tasks: Names of tasks, as in ``'task'``; ``None`` for all of them.
 
     Raises:
-        UserError: There is none of a backbone.
+        UserError: There is none of a backbone or of a task.
     """
-    if backbones is None:
-        return list(records)
-    known = sorted({record['backbone'] for record in records})
-    for name in backbones:
-        if name not in known:
-            raise UserError(f'there is no record of {name}; there are those of {", ".join(known) or "none"}')
-    return [record for record in records if record['backbone'] in backbones]
+    kept = list(records)
+    for key, names in (('backbone', backbones), ('task', tasks)):
+        if names is None:
+            continue
+        known = sorted({record[key] for record in records})
+        for name in names:
+            if name not in known:
+                raise UserError(f'there is no record of {name}; there are those of {", ".join(known) or "none"}')
+        kept = [record for record in kept if record[key] in names]
+    return kept
 
 
 def add_records(path: Path, records: Sequence[dict[str, Any]]) -> None:

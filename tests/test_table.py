@@ -16,7 +16,7 @@ from test_report import published, run  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.lint import fill_tables, table_of  # noqa: E402
 from lisa_backbone.leaderboard.table import table  # noqa: E402
-from lisa_backbone.records import add_records, read_records  # noqa: E402
+from lisa_backbone.records import add_records, read_records, records_of  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 
@@ -103,6 +103,10 @@ def test_the_command_line():
     files = ['results/mini.jsonl', 'results/published.jsonl']
     done = subprocess.run([*command, *files], cwd=REPO, capture_output=True, text=True)
     assert done.stdout == table_of('results/mini.jsonl swin-p', REPO) + '\n', done.stderr
+    done = subprocess.run([*command, *files, '--tasks', 'mini-ssv2'], cwd=REPO, capture_output=True, text=True)
+    one = records_of(read_records(REPO / 'results' / 'mini.jsonl'), ['swin-p'], ['mini SSv2'])
+    assert done.stdout == table(one) + '\n', done.stderr
+    assert len(one) == 3
     done = subprocess.run([*command, 'nowhere.jsonl'], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith('error: nowhere.jsonl does not exist; name files of records that do')

@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     mini = [REPO / 'results' / 'mini.jsonl']
     table.add_argument('--results', type=Path, nargs='+', default=mini, help='files of records')
     table.add_argument('--models', nargs='+', metavar='NAME', help='of these backbones alone, such as lisa-p')
+    table.add_argument('--tasks', nargs='+', metavar='TASK', help='of these tasks alone, such as mini-coco')
     run.add_argument('--tasks', nargs='+', metavar='TASK', help='such as mini-coco; all mini ones by default')
     run.add_argument('--models', nargs='+', default=['lisa-p'], metavar='NAME', help='as in the names of the configs')
     run.add_argument(
@@ -73,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     draw = actions.add_parser('draw', help='draw figures with their spread against what they cost')
     draw.add_argument('--results', type=Path, nargs='+', default=mini, help='files of records')
     draw.add_argument('--models', nargs='+', metavar='NAME', help='of these backbones alone, such as lisa-p')
+    draw.add_argument('--tasks', nargs='+', metavar='TASK', help='of these tasks alone, such as mini-coco')
     draw.add_argument('--against', nargs='+', default=['macs'], choices=['macs', 'parameters', 'throughput'])
     draw.add_argument('--benchmarks', type=Path, nargs='*', help=BENCHMARKS)
     draw.add_argument('--out', type=Path, required=True, help='the picture, .png or .svg')
@@ -106,7 +108,9 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Train and test what has no record yet, and print the table."""
+    from lisa_backbone.leaderboard import table as tables
     from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
+    from lisa_backbone.records import read_records
     from lisa_backbone.tasks import choose
 
     tasks = choose(args.tasks)
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     failed = run_sweep(tasks, models, args.seeds, settings)
     if failed and not args.results.exists():
         raise UserError(f'all runs failed, {next(iter(failed))}: {next(iter(failed.values()))}')
-    _print_table([args.results])
+    print(tables.table(read_records(args.results)))
     for one, sentence in failed.items():
         print(f'FAILED {one}: {sentence}')
     return 1 if failed else 0
@@ -136,19 +140,23 @@ def run(args: argparse.Namespace) -> int:
 
 def table(args: argparse.Namespace) -> int:
     """Print the table of results files."""
-    _require(args.results)
-    _print_table(args.results, args.models)
+    from lisa_backbone.leaderboard import table as tables
+
+    records = _records(args)
+    if not records:
+        raise UserError(f'{args.results[0]} holds no records; make them with tools/leaderboard.py run')
+    print(tables.table(records))
     return 0
 
 
-def _print_table(paths: Sequence[Path], models: Sequence[str] | None = None) -> None:
-    from lisa_backbone.leaderboard import table as tables
+def _records(args: argparse.Namespace) -> list[dict]:
+    """The records that the command line names."""
     from lisa_backbone.records import read_records, records_of
+    from lisa_backbone.tasks import choose
 
-    records = records_of(read_records(paths), models)
-    if not records:
-        raise UserError(f'{paths[0]} holds no records; make them with tools/leaderboard.py run')
-    print(tables.table(records))
+    _require(args.results)
+    tasks = [task.name for task in choose(args.tasks)] if args.tasks else None
+    return records_of(read_records(args.results), args.models, tasks)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -168,13 +176,11 @@ def draw(args: argparse.Namespace) -> int:
     """Draw files of results."""
     from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.plot import draw_results
-    from lisa_backbone.records import read_records, records_of
 
-    _require(args.results)
     if args.out.suffix not in ('.png', '.svg'):
         raise UserError(f'--out {args.out} is neither .png nor .svg; name one of them')
     rows = read_benchmarks(args.benchmarks, REPO / 'results')
-    draw_results(records_of(read_records(args.results), args.models), args.out, args.against, rows)
+    draw_results(_records(args), args.out, args.against, rows)
     print(args.out)
     return 0
 
