@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     'config_of',
     'count_backbone_macs',
     'data_of',
+    'dated',
     'file_digest',
     'initial_weights',
     'machine_of',
@@ -42,6 +44,12 @@ __all__ = [
 LOCAL_OPTIONS = ('data_root', 'work_dir', 'load_from', 'model.backbone.init_cfg.checkpoint')
 # What git need not know of to be run: an operator is registered by the folder that it lies in.
 _RUN = ('lisa_backbone/*.py', 'configs/*.py', 'tools/*.py')
+
+
+def dated() -> dict[str, str]:
+    """The last columns of a row that is measured here and now: ``date``, and ``commit`` with a word of any changes."""
+    code = code_state()
+    return {'date': date.today().isoformat(), 'commit': code['commit'][:10] + ('+changes' if code['dirty'] else '')}
 
 
 @cache

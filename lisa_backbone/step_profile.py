@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils.data import Dataset
 
 from .errors import UserError
 from .preflight import preflight
-from .provenance import code_state, machine_of
+from .provenance import dated, machine_of
 from .run_errors import explained
 from .runner import RunOptions, build_runner, prepare, require_training, total_batch
 
@@ -132,7 +131,6 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
     medians['neck and heads'] = 1000 * statistics.median(one['forward'] - one['backbone'] for one in clock.done)
     medians['rest'] = medians['all'] - sum(medians[part] for part in PARTS if part != 'rest')
     batch = cfg.train_dataloader.batch_size
-    code = code_state()
     return {
         'config': options.config,
         'batch': total_batch(cfg),
@@ -143,8 +141,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         'own transforms ms': f'{1000 * batch * own:.2f}',
         **{key: value for key, value in machine_of().items() if key != 'processes'},
         'torch': torch.__version__,
-        'date': date.today().isoformat(),
-        'commit': code['commit'][:10] + ('+changes' if code['dirty'] else ''),
+        **dated(),
     }
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..provenance import code_state
+from ..provenance import dated
 from ..rows import read_rows
 from .candidates import Candidate
 from .passes import measurement, ratios
@@ -73,10 +72,7 @@ def make_row(
         if first in seconds:
             ratio = ratios(seconds[candidate], batch, seconds[first], found[first]['batch'])
             row |= {'ratio': f'{ratio.median:.4f}', 'ratio_iqr': f'{ratio.iqr:.4f}', 'ratio_to': first.label}
-    code = code_state()
-    commit = code['commit'][:10] + ('+changes' if code['dirty'] else '')
-    row |= {'date': date.today().isoformat(), 'commit': commit}
-    return {key: str(value) for key, value in row.items()}
+    return {key: str(value) for key, value in {**row, **dated()}.items()}
 
 
 def read_file(path: Path, settings: Settings) -> list[dict[str, str]]:
