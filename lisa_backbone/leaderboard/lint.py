@@ -47,7 +47,18 @@ __all__ = [
 
 COSTS = 'results/configs.csv'
 REPORT = 'results/report'
-TABLES = {'README.md': ('results/mini.jsonl',)}  # page to the sources of the tables between marks on it, in order
+_BENCHMARK = 'results/benchmark-{}-fp32-cpu2-torch2.13.0-{}.csv'
+TABLES = {  # page to the sources of the tables between marks on it, in order
+    'README.md': ('results/mini.jsonl',),
+    'docs/comparison.md': ('results/mini.jsonl results/operators.jsonl lisa-p',),
+    'docs/performance.md': (
+        _BENCHMARK.format('inference', 'sweep-dim64-heads2'),
+        _BENCHMARK.format('training', 'sweep-dim64-heads2'),
+        _BENCHMARK.format('inference', 'sweep-dim64-heads2').replace('cpu2', 'cpu1'),
+        _BENCHMARK.format('inference', '800x1280'),
+        _BENCHMARK.format('training', '800x1280'),
+    ),
+}
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
 # A table without an end must not reach to that of the next.
 _TABLE = re.compile(

@@ -1,0 +1,54 @@
+"""The figures that docs/performance.md names are those of the benchmark files beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from lisa_backbone.benchmarking.report import fit_growth
+from lisa_backbone.rows import read_rows
+
+REPO = Path(__file__).parents[1]
+FILES = 'benchmark-{}-fp32-cpu{}-torch2.13.0-{}.csv'
+LISA, SWIN = (f'configs/det/mask-rcnn_{name}-t_fpn_1x_coco.py' for name in ('lisa', 'swin'))
+
+
+def value(mode, which, candidate, input_, column, threads=2):
+    rows = read_rows(REPO / 'results' / FILES.format(mode, threads, which))
+    (found,) = [row[column] for row in rows if (row['candidate'], row['input']) == (candidate, input_)]
+    return float(found)
+
+
+def operators(side, threads):
+    """How many times as fast LiSA is as softmax attention, in inference."""
+    return value('inference', 'sweep-dim64-heads2', 'SelfAttention:rpe=None', f'{side}x{side}', 'ratio', threads)
+
+
+def backbones(mode, column):
+    """What Swin-T takes over what LiSA-T does; of time, the median over the rounds."""
+    swin, lisa = (value(mode, '800x1280', name, '800x1280', column) for name in (SWIN, LISA))
+    return swin if column == 'ratio' else swin / lisa
+
+
+def growth():
+    rows = read_rows(REPO / 'results' / FILES.format('inference', 2, 'sweep-dim64-heads2'))
+    mine = [row for row in rows if row['candidate'] == 'LiSAttention' and int(row['positions']) >= 3136]
+    return fit_growth([int(row['positions']) for row in mine], [float(row['median_ms']) for row in mine])
+
+
+@pytest.mark.parametrize(
+    ('aim', 'found', 'least', 'digits'),
+    [
+        ('forward of the backbone', lambda: backbones('inference', 'ratio'), 1.5, 2),
+        ('operator at 3,136 tokens, one thread', lambda: operators(56, 1), 4, 1),
+        ('operator at 3,136 tokens, two threads', lambda: operators(56, 2), 4, 1),
+        ('operator at 16,384 tokens', lambda: operators(128, 2), 20, 0),
+        ('growth of the time of the operator', lambda: -growth().exponent, -1.15, 2),
+        ('memory of training', lambda: backbones('training', 'peak_memory_mib'), 1, 2),
+    ],
+)
+def test_aims(aim, found, least, digits):
+    page = (REPO / 'docs' / 'performance.md').read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith(f'| {aim}')]
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    assert cells[-2].split()[0] == f'{abs(found()):.{digits}f}'
+    assert cells[-1] == ('met' if found() >= least else 'missed')
