@@ -98,6 +98,19 @@ def test_a_mean_in_blocks_of_pairs_is_that_by_matrices(grid, wrap, channels, blo
         torch.testing.assert_close(value, expected, rtol=RELATIVE, atol=1e-12)
 
 
+def test_training_keeps_the_values_and_no_signals_made_of_them():
+    grid, kept = (9, 10), []
+    shapes = (1, 3, 2, 90), (1, 3, 2, 90), (1, 90, 3 * 6), (3, 2, *grid)
+    phi, psi, value, r = (torch.rand(shape, requires_grad=True) for shape in shapes)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = pattern_sum.average_patterns(phi, psi, value, r, grid, wrap=True)
+    y.sum().backward()
+    large = [t for t in kept if t.numel() >= value.numel() // 2]  # two channels are one complex signal
+    assert not any(t.is_complex() for t in large)
+    own = value.untyped_storage().data_ptr()
+    assert len({t.untyped_storage().data_ptr() for t in large} - {own}) == 1  # the numerator, for the division
+
+
 def lisa_by_definition(module, x, grid, wrap):
     """K_ij = sum_m phi(q_i)_m psi(k_j)_m r^m_{j-i} with sum_o r^m_o = 1, and y_i = sum_j K_ij v_j / sum_j K_ij."""
     heads, patterns, d = module.num_heads, module.num_patterns, module.dim // module.num_heads

@@ -144,7 +144,7 @@ def known(monkeypatch):
 
 
 def settings(place, **more):
-    return Settings(place, place / 'data', place / 'work', place / 'results' / 'mini.jsonl', **more)
+    return Settings(place, place / 'data', place / 'runs', place / 'results' / 'mini.jsonl', **more)
 
 
 def results(place):
@@ -194,7 +194,7 @@ def test_a_task_starts_from_the_weights_of_another(place, jobs):
     for run in results(place):
         (start,) = run['weights']['initial']
         row = run['model'].replace(', ', '_')
-        assert re.search(rf'/work/mini-one/{row}/\w{{8}}-1{{8}}-5/last\.pth$', start['file'])
+        assert re.search(rf'/runs/mini-one/{row}/\w{{8}}-1{{8}}-5/last\.pth$', start['file'])
     run_sweep([ONE, TWO], [LISA], [5], settings(place))
     assert [call.split()[0] for call in calls(place)] == ['test']  # of the first, which was only trained
 
@@ -300,7 +300,7 @@ def test_a_record_that_is_not_taken_is_of_its_run_alone(place):
 def test_a_test_that_was_killed_as_it_wrote_is_made_again(place):
     run_sweep([ONE], [LISA], [0], settings(place))
     (place / 'results' / 'mini.jsonl').unlink()
-    (path,) = (place / 'work').glob('mini-one/*/*/record.json')
+    (path,) = (place / 'runs').glob('mini-one/*/*/record.json')
     path.write_text(path.read_text()[:100])
     calls(place)
     assert run_sweep([ONE], [LISA], [0], settings(place)) == {}
@@ -372,9 +372,9 @@ def test_bad_arguments_are_told_before_anything_runs(place):
         list_models(['lisa-q'], ['LiSAttention'], [ONE], place)
     with pytest.raises(UserError, match='--jobs 0'):
         run_sweep([ONE], [LISA], [0], settings(place, jobs=0))
-    (place / 'work').mkdir()
+    (place / 'runs').mkdir()
     with (
-        _alone(place / 'work'),
+        _alone(place / 'runs'),
         pytest.raises(UserError, match='another sweep is at work'),
     ):
         run_sweep([ONE], [LISA], [0], settings(place))
@@ -441,7 +441,7 @@ def digest_of(call):
 def test_real_tasks(real):
     tasks = choose(['coco-mask-r-cnn-1x'])
     models = list_models(['lisa-t', 'swin-t'], ['LiSAttention'], tasks, real)
-    settings = Settings(real, real / 'data', real / 'work', real / 'results' / 'reproduced.jsonl')
+    settings = Settings(real, real / 'data', real / 'runs', real / 'results' / 'reproduced.jsonl')
     with pytest.raises(UserError, match=r'ImageNet-1K has no data: there is no folder .*/data/imagenet; put the set'):
         run_sweep(tasks, models, [0], settings)
     make_stand_in('imagenet', real / 'data')
@@ -464,7 +464,7 @@ def test_real_tasks(real):
     ]
     assert all('auto_scale_lr.enable=True' in call for call in found)
     assert f'data_root={real}/data/coco ' in found[1]
-    assert re.search(r'init_cfg\.checkpoint=\S+/work/imagenet-1k/lisa-t_LiSAttention/\S+/last\.pth', found[1])
+    assert re.search(r'init_cfg\.checkpoint=\S+/runs/imagenet-1k/lisa-t_LiSAttention/\S+/last\.pth', found[1])
     assert 'init_cfg.checkpoint=https://github.com/SwinTransformer/' in found[3]
     digests = [digest_of(call) for call in found[3:]]  # as training and testing will record it
     assert digests == [_digest(real / tasks[0].config_of('swin-t'), ['auto_scale_lr.enable=True'])] * 2
@@ -481,7 +481,7 @@ def test_real_tasks_that_cannot_be_run(real, monkeypatch):
     with pytest.raises(UserError, match=r'--tasks mixes mini tasks \(mini-coco\) with real ones'):
         choose(['mini-coco', 'coco-mask-r-cnn-1x'])
     tasks = choose(['ade20k-upernet-160k'])
-    settings = Settings(real, real / 'data', real / 'work', real / 'results' / 'reproduced.jsonl')
+    settings = Settings(real, real / 'data', real / 'runs', real / 'results' / 'reproduced.jsonl')
     with pytest.raises(UserError, match=r'--schedule 0\.5 is for mini tasks'):
         run_sweep(tasks, [Model('swin-t')], [0], replace(settings, schedule=0.5))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1,2')
@@ -590,7 +590,7 @@ def test_sweep_by_jobs(place):
     assert run_sweep([ONE], [LISA], [0], settings(place, executor='submitit-local', threads=1)) == {}
     assert [call.split()[0] for call in calls(place)] == ['train', 'test']
     assert [(r['model'], r['metrics']['top-1']) for r in results(place)] == [('lisa-p, LiSAttention', 0.8)]
-    assert list((place / 'work' / 'jobs').glob('*_0_log.out'))
+    assert list((place / 'runs' / 'jobs').glob('*_0_log.out'))
 
 
 @pytest.mark.parametrize(
@@ -706,7 +706,7 @@ def test_the_command_line(tmp_path):
     kind = mini_set('imagenet')
     kind.make(tmp_path / 'data' / 'mini_imagenet', kind.params(train=20, val=10))
     command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'mini-imagenet']
-    command += ['--attention', 'SelfAttention', '--seeds', '3', '--data', 'data', '--work-dir', 'work']
+    command += ['--attention', 'SelfAttention', '--seeds', '3', '--data', 'data', '--work-dir', 'runs']
     command += ['--results', 'tiny.jsonl', '--threads', '1', '--cfg-options', 'train_cfg.max_epochs=1']
     command += ['train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
@@ -737,10 +737,10 @@ def test_the_command_line(tmp_path):
 def test_the_command_line_of_real_tasks(tmp_path):
     """Without data one sentence is all there is."""
     command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'coco-mask-r-cnn-1x', '--models']
-    command += ['swin-t', '--data', tmp_path / 'data', '--work-dir', tmp_path / 'work']
+    command += ['swin-t', '--data', tmp_path / 'data', '--work-dir', tmp_path / 'runs']
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert (
         f'error: COCO Mask R-CNN 1x has no data: there is no folder {tmp_path}/data/coco; put the set ' in done.stderr
     )
-    assert [path.name for path in (tmp_path / 'work').iterdir()] == ['.lock']
+    assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['.lock']

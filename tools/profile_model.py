@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 
-from lisa_backbone.benchmarking.breakdown import break_down, parts_of, table
+from lisa_backbone.benchmarking.breakdown import profile_candidate, table
 from lisa_backbone.benchmarking.candidates import Candidate
-from lisa_backbone.benchmarking.passes import MODES, make_pass
-from lisa_backbone.benchmarking.settings import Settings, sizes
+from lisa_backbone.benchmarking.passes import MODES
+from lisa_backbone.benchmarking.settings import Settings
 from lisa_backbone.errors import UserError, exit_with_sentence
-from lisa_backbone.provenance import dated
 from lisa_backbone.rows import append_rows
 
 REPO = Path(__file__).resolve().parent.parent
@@ -42,18 +41,19 @@ def main() -> None:
         raise UserError(f'--passes {args.passes} must be positive')
     shape = tuple(args.shape) if args.frames is None else (args.frames, *args.shape)
     candidates = tuple(Candidate(spec) for spec in args.candidates)
-    settings = Settings(candidates, (shape,), args.out, (args.mode,), (args.batch,), threads=args.threads)
+    settings = Settings(
+        candidates=candidates,
+        shapes=(shape,),
+        out=args.out.parent,
+        modes=(args.mode,),
+        batches=(args.batch,),
+        threads=args.threads,
+    )
     settings.check()
-    torch.set_num_threads(args.threads)
     for candidate in candidates:
-        torch.manual_seed(0)
-        model, size = candidate.build(shape), candidate.input_shape(shape)
-        run = make_pass(model, size, args.batch, args.mode, settings.dtype, settings.device)
-        run()
-        rows = break_down(run, parts_of(model), args.passes)
+        rows = profile_candidate(candidate, settings, args.passes)
         print(f'\n{candidate.label}, {args.mode}, batch {args.batch}\n\n{table(rows)}')
-        named = {'candidate': candidate.label, 'mode': args.mode, 'input': sizes(shape), 'batch': args.batch}
-        append_rows(args.out, [{**named, **row, **settings.conditions(), **dated()} for row in rows])
+        append_rows(args.out, rows)
 
 
 if __name__ == '__main__':

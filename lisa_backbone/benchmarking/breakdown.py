@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-__all__ = ['KINDS', 'break_down', 'parts_of', 'table']
+from ..provenance import dated
+from .candidates import Candidate
+from .passes import make_pass
+from .settings import Settings, sizes
+
+__all__ = ['KINDS', 'break_down', 'parts_of', 'profile_candidate', 'table']
 
 # Kinds of operations by the names that torch gives them; the first that matches counts.
 _NAMES = {
@@ -28,6 +34,32 @@ _PATTERNS = {kind: re.compile(names) for kind, names in _NAMES.items()}
 _PART = 'part of the model: '
 _BACKWARD = 'autograd::engine::evaluate_function: '
 REST = 'rest'
+
+
+def profile_candidate(candidate: Candidate, settings: Settings, passes: int = 3) -> list[dict[str, Any]]:
+    """Profile passes of a candidate, after one that is not.
+
+    Args:
+        candidate: The candidate.
+        settings: Of these the first shape, mode and batch, and the threads.
+        passes: Number of passes.
+
+    Returns:
+        The rows of :func:`break_down`, with what was measured and where.
+
+    Raises:
+        UserError: The candidate cannot be built.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    group = settings.groups()[0]
+    model = candidate.build(group.shape)
+    size = candidate.input_shape(group.shape)
+    run = make_pass(model, size, group.batch, group.mode, settings.dtype, settings.device)
+    run()
+    named = {'candidate': candidate.label, 'mode': group.mode, 'input': sizes(group.shape), 'batch': group.batch}
+    measured = {**settings.conditions(), **dated()}
+    return [{**named, **row, **measured} for row in break_down(run, parts_of(model), passes)]
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:

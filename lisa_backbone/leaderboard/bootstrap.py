@@ -8,6 +8,7 @@ import json
 import math
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -252,13 +253,14 @@ def _order(predictions: Predictions, ids: Sequence) -> np.ndarray:
     return np.array([place[name] for name in ids])
 
 
-class _Figure:
+class _Figure(ABC):
     """A metric as a function of how often each sample counts: (B, N) to (B,)."""
 
     width = 0  # numbers that one of B takes, if there are more than samples
 
+    @abstractmethod
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """The metric for each row of weights."""
 
 
 class _TopK(_Figure):
