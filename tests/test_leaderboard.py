@@ -327,7 +327,7 @@ def test_a_killed_sweep_goes_on(place, monkeypatch):
     sweep = multiprocessing.get_context('fork').Process(target=run_sweep, args=everything)
     sweep.start()
     deadline = time.monotonic() + 60
-    while not (saved := [p for p in place.glob('work/mini-one/*/*/epoch_1.pth') if p.read_text().endswith(' ')]):
+    while not (saved := [p for p in place.glob('runs/mini-one/*/*/epoch_1.pth') if p.read_text().endswith(' ')]):
         assert sweep.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)
