@@ -105,28 +105,30 @@ class Processes:
                 )
                 return Outcome(1, seconds, sentence)
             begin = file.tell()
-            with self._lock:
-                if self._stopped:
-                    raise KeyboardInterrupt
-                # A session of its own, so that Ctrl-C reaches it once, through stop(), and its workers can be ended.
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    env={**environment, **device},
-                    start_new_session=True,
-                )
-                self._running.add(process)
+            process = None
             try:
+                with _signals_held_back(), self._lock:
+                    if self._stopped:
+                        raise KeyboardInterrupt
+                    # A session of its own: Ctrl-C reaches it once, through stop(), and its workers can be ended.
+                    process = subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=file,
+                        stderr=file,
+                        env={**environment, **device},
+                        start_new_session=True,
+                    )
+                    self._running.add(process)
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
                 _interrupt(process)
                 _end(process, self._grace)
                 status = None
             except BaseException:  # of a signal, where this is the main thread
-                _interrupt(process)
-                _end(process, self._grace)
+                if process is not None:
+                    _interrupt(process)
+                    _end(process, self._grace)
                 raise
             finally:
                 with self._lock:
@@ -244,6 +246,29 @@ def _lock(file: IO[bytes]) -> bool:
             return True
         else:
             return True
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What arrives meanwhile is acted on afterwards: a handler that raises inside Popen would leave its process behind.
+
+    Handlers run in the main thread; elsewhere there is nothing to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def _interrupt(process: subprocess.Popen) -> None:

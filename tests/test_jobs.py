@@ -1,5 +1,7 @@
 """Processes of their own: how they end, what is said of it, and that an interrupt leaves none behind."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -119,6 +121,31 @@ def test_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path):
     assert not (tmp_path / '2.txt').exists()
     with pytest.raises(KeyboardInterrupt):
         do(3)
+
+
+def test_signal_while_a_process_is_started_ends_it(tmp_path, monkeypatch):
+    """As a job of a cluster that has to make room just then; the command would go on by itself, with the log locked."""
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.01)  # the handler would run by now
+
+    def leave(number, frame):
+        sys.exit(f'signal {number}')
+
+    monkeypatch.setattr(subprocess, 'Popen', Popen)
+    before = signal.signal(signal.SIGUSR2, leave)
+    try:
+        with pytest.raises(SystemExit, match=f'signal {signal.SIGUSR2:d}'):
+            run('import time; time.sleep(60)', tmp_path / 'log.txt')
+        assert signal.getsignal(signal.SIGUSR2) is leave
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert started[0].poll() is not None
 
 
 def test_error_in_the_work_ends_the_rest(tmp_path):
