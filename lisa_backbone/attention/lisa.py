@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from .correlation import FORMS, offset_matrix
 from .local import DepthwiseConv
-from .pattern_sum import average_patterns
-from .precision import at_least_float32, without_autocast
+from .pattern_sum import average_patterns, fused
+from .precision import at_autocast, at_least_float32, without_autocast
 from .registry import About, check_choice, check_heads, check_tokens, register_attention
-from .rpe import build_rpe
+from .rpe import build_rpe, distribution
 
 
 def _relu(q: Tensor, k: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -122,10 +122,10 @@ class LiSAttention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Map tokens (B, L, C) on ``grid`` (1, 2 or 3 sizes, product L) to tokens (B, L, C)."""
         check_tokens(x, grid, self.dim)
+        x = at_autocast(x)
         q, k, value = self.query(x), self.key(x), self.value(x)
         with without_autocast(x):
-            y = self._attend(*self._features(q, k), at_least_float32(value), grid)
-        y = y.to(value.dtype)
+            y = self._attend(*self._features(q, k), value, grid)
         if self.local_conv is not None:
             y = y + self.local_conv(value, grid)
         return self.proj(y)
@@ -141,14 +141,16 @@ class LiSAttention(nn.Module):
 
     def _features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Features phi and psi of queries and keys (B, L, heads * M), as (B, heads, M, L), scaled to at most 1."""
+        kernels = fused(q)
+        if kernels and not torch.is_grad_enabled() and self.feature_map in kernels.MAPS:
+            return kernels.features(q, k, self.num_heads, self.feature_map, self.eps)
         q, k = (at_least_float32(z).transpose(1, 2).unflatten(1, (self.num_heads, -1)) for z in (q, k))
         phi, psi = FEATURE_MAPS[self.feature_map](q, k, self.eps)
         return phi / phi.detach().amax(dim=2, keepdim=True), psi / psi.detach().amax(dim=(2, 3), keepdim=True)
 
     def _rpes(self, grid: tuple[int, ...]) -> Tensor:
         """RPEs r, (heads, M, *periods), each a distribution over the offsets."""
-        logits = at_least_float32(self.rpe(grid, self.wrap))
-        return logits.flatten(1).softmax(dim=1).view_as(logits).unflatten(0, (self.num_heads, -1))
+        return distribution(self.rpe, grid, self.wrap).unflatten(0, (self.num_heads, -1))
 
     def _attend(self, phi: Tensor, psi: Tensor, value: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Weighted mean of the values (B, L, C) over the tokens, of the same shape."""
@@ -157,4 +159,5 @@ class LiSAttention(nn.Module):
             return average_patterns(phi, psi, value, r, grid, self.wrap)
         kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
         kernel = kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
-        return torch.einsum('bhij,bjhd->bihd', kernel, value.unflatten(-1, (self.num_heads, -1))).flatten(2)
+        tokens = at_least_float32(value).unflatten(-1, (self.num_heads, -1))
+        return torch.einsum('bhij,bjhd->bihd', kernel, tokens).flatten(2).to(value.dtype)

@@ -9,13 +9,16 @@ others FFTs. These make M times as many values as v has, complex ones besides; s
 time, which stays in the cache, and made again in the backward pass: what is kept is phi, psi, v and r. Two channels go
 through one complex transform, as its real and imaginary part: r is real, so they do not mix, and a complex transform
 is faster than two real ones.
+
+On CUDA fused kernels do the same where there is Triton (:mod:`~lisa_backbone.attention.pattern_kernels`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -24,6 +27,8 @@ from torch.nn import functional as F
 
 from . import correlation
 from .correlation import correlate, fft_sizes, spread_offsets
+from .pattern_plan import Plan, as_complex, as_real, blocks
+from .precision import at_least_float32
 
 # Real values of one block, for each thread of a processor: 1 MiB in float32, so that a block and its spectrum stay in
 # the second-level cache. On other devices blocks only bound the memory.
@@ -35,29 +40,29 @@ def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: t
     """The mean of the values under the kernel K_ij = sum_m phi^m_i psi^m_j r^m_{j-i}.
 
     Args:
-        phi: Features of the queries, (B, H, M, L), not negative, float32 or float64 as all others.
+        phi: Features of the queries, (B, H, M, L), not negative, float32 or float64 as all others but the values.
         psi: Features of the keys, (B, H, M, L), not negative.
-        value: Values (B, L, C), the C channels in H heads.
+        value: Values (B, L, C), the C channels in H heads; may be of half precision.
         r: Positive values at the offsets of :func:`~lisa_backbone.attention.correlation.axis_offsets`,
             (H, M, *periods).
         grid: The grid of L positions.
         wrap: Whether ``r`` holds wrapped offsets (circular) or all of them (padded).
 
     Returns:
-        (B, L, C). On all but small grids it can be differentiated once.
+        (B, L, C), of the dtype of the values. On all but small grids it can be differentiated once.
     """
     average = _by_matrices if math.prod(grid) <= correlation.MATRIX_LIMIT else _in_blocks
     return average(phi, psi, value, r, grid, wrap)
 
 
 def _by_matrices(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
-    tokens = value.unflatten(-1, (phi.shape[1], -1))
+    tokens = at_least_float32(value).unflatten(-1, (phi.shape[1], -1))
     # A channel of ones turns the denominator into one more numerator.
     signal = F.pad(tokens.permute(0, 2, 3, 1), (0, 0, 0, 1), value=1.0)
     weighted = (psi.unsqueeze(3) * signal.unsqueeze(2)).unflatten(-1, grid)
     terms = correlate(weighted, r.unsqueeze(2), grid, wrap).flatten(-len(grid))
     total = (phi.unsqueeze(3) * terms).sum(dim=2)
-    return (total[:, :, :-1] / _not_zero(total[:, :, -1:])).flatten(1, 2).transpose(1, 2)
+    return (total[:, :, :-1] / _not_zero(total[:, :, -1:])).flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
 # torch.compile fails on the views as complex numbers (torch 2.13), and would leave the FFTs to their library anyway.
@@ -66,12 +71,31 @@ def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[i
     heads = phi.shape[1]
     tokens = value.unflatten(-1, (heads, -1))
     channels = tokens.shape[-1]
+    offsets, plan = r if wrap else spread_offsets(r, grid), Plan(grid, fft_sizes(grid, wrap))
+    kernels = fused(phi)
+    if kernels and not channels % 2:
+        return kernels.FusedAverage.apply(phi, psi, tokens, offsets, plan).flatten(-2)
+    tokens = at_least_float32(tokens)
     if channels % 2:
         tokens = F.pad(tokens, (0, 1))
-    offsets = r if wrap else spread_offsets(r, grid)
-    total = _PatternSum.apply(phi, psi, tokens, offsets, _Plan(grid, fft_sizes(grid, wrap)))
+    total = _PatternSum.apply(phi, psi, tokens, offsets, plan)
     weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2)
-    return (total[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)).flatten(-2)
+    mean = total[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)
+    return mean.flatten(-2).to(value.dtype)
+
+
+def fused(x: Tensor) -> ModuleType | None:
+    """The module of fused kernels, on CUDA where there is Triton, for all but float64."""
+    return _kernels() if x.is_cuda and x.dtype != torch.float64 else None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    if find_spec('triton') is None:
+        return None
+    from . import pattern_kernels
+
+    return pattern_kernels
 
 
 def _not_zero(weight: Tensor) -> Tensor:
@@ -93,8 +117,9 @@ class _PatternSum(torch.autograd.Function):
         ctx.plan = plan
         phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _signals(value)
         kernels = plan.spectra(r).conj().resolve_conj()
+        limit = _block_values(x.device)
         y = torch.empty_like(x)
-        for sample, heads, channels in _blocks(phi, x, plan):
+        for sample, heads, channels in blocks(*phi.shape[:3], x.shape[2], plan, limit):
             here = sample, heads, channels
             spectrum = plan.transform(psi[sample, heads, :, None] * x[here].unsqueeze(2))
             spectrum *= kernels[heads, :, None]
@@ -112,7 +137,8 @@ class _PatternSum(torch.autograd.Function):
         kernels = spectra.conj().resolve_conj()
         of_phi, of_psi, of_x = torch.zeros_like(phi), torch.zeros_like(psi), torch.empty_like(x)
         of_kernels = torch.zeros_like(spectra)
-        for sample, heads, channels in _blocks(phi, x, plan):
+        limit = _block_values(x.device)
+        for sample, heads, channels in blocks(*phi.shape[:3], x.shape[2], plan, limit):
             here = sample, heads, channels
             signal, weight = x[here].unsqueeze(2), psi[sample, heads, :, None]
             upper = gradient[here].unsqueeze(2)
@@ -130,52 +156,15 @@ class _PatternSum(torch.autograd.Function):
         return of_phi, of_psi, _tokens(of_x), torch.fft.ifftn(of_kernels, dim=plan.dims).real, None
 
 
-class _Plan(NamedTuple):
-    """The grid, and the sizes of the transforms."""
-
-    grid: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The axes of the grid."""
-        return tuple(range(-len(self.grid), 0))
-
-    def transform(self, values: Tensor) -> Tensor:
-        """Spectra (..., *sizes) of signals, real and imaginary parts in turn."""
-        return torch.fft.fftn(_whole(values).unflatten(-1, self.grid), s=self.sizes, dim=self.dims)
-
-    def back(self, spectrum: Tensor) -> Tensor:
-        """The inverse of :meth:`transform`, on the grid."""
-        y = torch.fft.ifftn(spectrum, dim=self.dims)
-        if self.grid != self.sizes:
-            y = y[(..., *(slice(n) for n in self.grid))]
-        return _parts(y.flatten(-len(self.grid)))
-
-    def spectra(self, r: Tensor) -> Tensor:
-        """Spectra of functions of the offset (..., *sizes)."""
-        return torch.fft.fftn(r, dim=self.dims)
-
-
 def _signals(tokens: Tensor) -> Tensor:
     """Channels (B, L, H, D) as signals (B, H, D / 2, 2 L): two of them in turn."""
     pairs = torch.view_as_complex(tokens.contiguous().unflatten(-1, (-1, 2)))
-    return _parts(pairs.permute(0, 2, 3, 1).contiguous())
+    return as_real(pairs.permute(0, 2, 3, 1).contiguous())
 
 
 def _tokens(signals: Tensor) -> Tensor:
     """The inverse of :func:`_signals`."""
-    return torch.view_as_real(_whole(signals).permute(0, 3, 1, 2).contiguous()).flatten(-2)
-
-
-def _parts(x: Tensor) -> Tensor:
-    """Complex (..., N) as real (..., 2 N)."""
-    return torch.view_as_real(x).flatten(-2)
-
-
-def _whole(values: Tensor) -> Tensor:
-    """The inverse of :func:`_parts`."""
-    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(as_complex(signals).permute(0, 3, 1, 2).contiguous()).flatten(-2)
 
 
 def _weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
@@ -186,15 +175,5 @@ def _weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
     return y
 
 
-def _blocks(phi: Tensor, x: Tensor, plan: _Plan) -> Iterator[tuple[slice, slice, slice]]:
-    """Parts of samples, heads and channels whose values do not exceed the limit, where one channel does not."""
-    (samples, heads, patterns, _), channels = phi.shape, x.shape[2]
-    limit = BLOCK_VALUES * torch.get_num_threads() if x.device.type == 'cpu' else DEVICE_BLOCK_VALUES
-    fit = max(limit // (2 * patterns * math.prod(plan.sizes)), 1)
-    width = min(fit, channels)
-    tall = min(max(fit // channels, 1), heads)
-    deep = min(max(fit // (channels * heads), 1), samples)
-    for sample in range(0, samples, deep):
-        for head in range(0, heads, tall):
-            for channel in range(0, channels, width):
-                yield slice(sample, sample + deep), slice(head, head + tall), slice(channel, channel + width)
+def _block_values(device: torch.device) -> int:
+    return BLOCK_VALUES * torch.get_num_threads() if device.type == 'cpu' else DEVICE_BLOCK_VALUES

@@ -8,12 +8,14 @@ Each maps a grid to values of shape (num_rpes, *periods) at the offsets of
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .correlation import axis_offsets
+from .pattern_sum import fused
 from .precision import at_least_float32
 from .registry import check_choice
 
@@ -48,19 +50,50 @@ class ContinuousRPE(nn.Module):
 
     def forward(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
         """Values at the offsets of ``grid``, (num_rpes, *periods)."""
-        # In at least float32: half precision cannot tell large offsets apart.
-        weight, bias, out_weight, out_bias = (
-            at_least_float32(p) for p in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
-        )
-        axes = [axis_offsets(n, wrap, weight.device).to(weight.dtype) for n in grid]
-        offsets = torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1)
+        weight, bias, out_weight, out_bias, slope = self._weights()
+        places, lengths = _log_offsets(grid, wrap, weight)
+        hidden = F.linear(places, weight, bias).relu()
+        values = torch.addmm(out_bias.unsqueeze(1), out_weight, hidden.T)
+        if slope is not None:
+            values = torch.addr(values, slope, lengths, alpha=-1)
+        return values.unflatten(1, [n if wrap else 2 * n - 1 for n in grid])
+
+    def distribution(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
+        """See :func:`distribution`; without gradients on CUDA it takes two launches."""
+        kernels = fused(self.hidden.weight)
+        if kernels is None or torch.is_grad_enabled():
+            return _softmax(self(grid, wrap))
+        weights = self._weights()
+        values = kernels.distribution(*_log_offsets(grid, wrap, weights[0]), *weights)
+        return values.unflatten(1, [n if wrap else 2 * n - 1 for n in grid])
+
+    def _weights(self) -> list[Tensor | None]:
+        """All parameters in at least float32: half precision cannot tell large offsets apart."""
+        weights = self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias, self.slope
+        return [None if w is None else at_least_float32(w) for w in weights]
+
+
+# Offsets depend on the grid alone, so all layers and passes share them: many small operations less in each.
+_OFFSETS: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
+_OFFSETS_KEPT = 64  # grids, for training at many scales
+
+
+def _log_offsets(grid: tuple[int, ...], wrap: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-spaced offsets (N, 3), and log(1 + length in space) of each."""
+    key = (tuple(grid), wrap, like.device, like.dtype)
+    if torch.compiler.is_compiling() or key not in _OFFSETS:
+        axes = [axis_offsets(n, wrap, like.device).to(like.dtype) for n in grid]
+        offsets = torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).flatten(0, -2)
         offsets = F.pad(offsets, (3 - len(grid), 0))
-        hidden = F.linear(offsets.sign() * offsets.abs().log1p(), weight, bias).relu()
-        values = F.linear(hidden, out_weight, out_bias)
-        if self.slope is not None:
-            # Time is left out of the length, so that a clip of identical frames is treated like the image.
-            values = values - at_least_float32(self.slope) * offsets[..., 1:].norm(dim=-1).log1p().unsqueeze(-1)
-        return values.movedim(-1, 0)
+        # Time is left out of the length, so that a clip of identical frames is treated like the image.
+        found = offsets.sign() * offsets.abs().log1p(), offsets[:, 1:].norm(dim=-1).log1p()
+        # Tensors of a tracer or of inference mode are of no use to others.
+        if type(found[0]) is not Tensor or found[0].is_inference() or torch.compiler.is_compiling():
+            return found
+        _OFFSETS[key] = found
+        if len(_OFFSETS) > _OFFSETS_KEPT:
+            _OFFSETS.popitem(last=False)
+    return _OFFSETS[key]
 
 
 class TableRPE(nn.Module):
@@ -123,6 +156,25 @@ class SpectrumRPE(nn.Module):
         phase = 2 * math.pi / len(offsets) * offsets[:, None]
         frequency = torch.arange(1, self.num_frequencies + 1, device=offsets.device, dtype=offsets.dtype)
         return torch.cat([torch.ones_like(phase), (phase * frequency).cos(), (phase * frequency).sin()], dim=1)
+
+
+def distribution(rpe: nn.Module, grid: tuple[int, ...], wrap: bool) -> Tensor:
+    """Positive functions of the offset that sum to one: a softmax of the values over the offsets of the grid.
+
+    Args:
+        rpe: One of :data:`RPES`.
+        grid: The grid.
+        wrap: As for :func:`~lisa_backbone.attention.correlation.axis_offsets`.
+
+    Returns:
+        (num_rpes, *periods), in at least float32.
+    """
+    return rpe.distribution(grid, wrap) if isinstance(rpe, ContinuousRPE) else _softmax(rpe(grid, wrap))
+
+
+def _softmax(values: Tensor) -> Tensor:
+    values = at_least_float32(values)
+    return values.flatten(1).softmax(dim=1).view_as(values)
 
 
 RPES = {'continuous': ContinuousRPE, 'table': TableRPE, 'spectrum': SpectrumRPE}
