@@ -1,6 +1,12 @@
 """Tests meet the frameworks as the tools do: with the workarounds in force."""
 
+import os
 import signal
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported, which torch may do in any test
 
 from lisa_backbone import compat
 

@@ -29,6 +29,15 @@ def backbones(mode, column):
     return swin if column == 'ratio' else swin / lisa
 
 
+def on_h100(which, reference, candidate, input_):
+    """How many times as fast as a candidate the first of its file is."""
+    name = f'benchmark-inference-bf16-nvidia-h100-80gb-hbm3-torch2.11.0-{which}.csv'
+    rows = [row for row in read_rows(REPO / 'results' / name) if row['input'] == input_]
+    assert rows[0]['candidate'] == reference
+    (found,) = [row['ratio'] for row in rows if row['candidate'].startswith(candidate)]
+    return float(found)
+
+
 def growth():
     rows = read_rows(REPO / 'results' / FILES.format('inference', 2, 'sweep-dim64-heads2'))
     mine = [row for row in rows if row['candidate'] == 'LiSAttention' and int(row['positions']) >= 3136]
@@ -43,6 +52,18 @@ def growth():
         ('operator at 3,136 tokens, two threads', lambda: operators(56, 2), 4, 1),
         ('operator at 16,384 tokens', lambda: operators(128, 2), 20, 0),
         ('growth of the time of the operator', lambda: -growth().exponent, -1.15, 2),
+        (
+            'on an H100 in bf16: forward',
+            lambda: on_h100('800x1280', 'LiSA:arch=tiny', 'mmpretrain.SwinTransformer', '800x1280'),
+            1.3,
+            2,
+        ),
+        (
+            'on an H100 in bf16: operator at 4,096',
+            lambda: on_h100('sweep-dim64-heads2', 'LiSAttention', 'SelfAttention', '64x64'),
+            1,
+            2,
+        ),
         ('memory of training', lambda: backbones('training', 'peak_memory_mib'), 1, 2),
     ],
 )

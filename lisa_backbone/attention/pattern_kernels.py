@@ -167,7 +167,7 @@ def _gather(
         inner: Gets the sum over the channels, (B, H, M, L).
     """
     samples, heads, patterns, length = features.shape
-    pairs = terms.shape[3]
+    pairs, terms = terms.shape[3], terms.contiguous()  # a cut from a padded line is not
     target = tokens if out is None else out
     none = features
     _gather_kernel[(samples * heads, triton.cdiv(length, _TOKENS))](

@@ -48,6 +48,7 @@ __all__ = [
 COSTS = 'results/configs.csv'
 REPORT = 'results/report'
 _BENCHMARK = 'results/benchmark-{}-fp32-cpu2-torch2.13.0-{}.csv'
+_ON_H100 = 'results/benchmark-inference-bf16-nvidia-h100-80gb-hbm3-torch2.11.0-{}.csv'
 TABLES = {  # page to the sources of the tables between marks on it, in order
     'README.md': ('results/mini.jsonl',),
     'docs/comparison.md': ('results/mini.jsonl results/operators.jsonl lisa-p',),
@@ -57,6 +58,8 @@ TABLES = {  # page to the sources of the tables between marks on it, in order
         _BENCHMARK.format('inference', 'sweep-dim64-heads2').replace('cpu2', 'cpu1'),
         _BENCHMARK.format('inference', '800x1280'),
         _BENCHMARK.format('training', '800x1280'),
+        _ON_H100.format('sweep-dim64-heads2'),
+        _ON_H100.format('800x1280'),
     ),
 }
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
