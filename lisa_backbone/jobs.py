@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO, Protocol, TypeVar
 
 __all__ = ['Outcome', 'Processes', 'Starter', 'duration', 'run_alone', 'sentence_of', 'threads_each', 'work_through']
@@ -258,13 +259,23 @@ def _signals_held_back() -> Iterator[None]:
         yield
         return
     arrived: list[int] = []
+    held = True
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in handlers:
-        signal.signal(number, lambda number, frame: arrived.append(number))
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        # One that arrives while handlers are put back may raise there, and leave this in place: then it does nothing.
+        if held:
+            arrived.append(number)
+        else:
+            handlers[number](number, frame)
+
     try:
+        for number in handlers:
+            signal.signal(number, hold)
         yield
     finally:
+        held = False
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number in arrived:

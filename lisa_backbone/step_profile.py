@@ -133,6 +133,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
     batch = cfg.train_dataloader.batch_size
     return {
         'config': options.config,
+        'options': ' '.join(f'{key}={value}' for key, value in (options.cfg_options or {}).items()),
         'batch': total_batch(cfg),
         'iterations': iterations,
         'ms': f'{medians["all"]:.2f}',
@@ -151,7 +152,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [f'| config | batch | ms | {" | ".join(names)} |', '|---|---:|---:|' + '---:|' * len(names)]
     for row in rows:
         shares = [f'{100 * float(row[f"{name} ms"]) / float(row["ms"]):.1f} %' for name in names]
-        lines.append(f'| {row["config"]} | {row["batch"]} | {float(row["ms"]):.0f} | {" | ".join(shares)} |')
+        config = f'{row["config"]} {row["options"]}'.strip()
+        lines.append(f'| {config} | {row["batch"]} | {float(row["ms"]):.0f} | {" | ".join(shares)} |')
     return '\n'.join(lines)
 
 

@@ -148,6 +148,29 @@ def test_signal_while_a_process_is_started_ends_it(tmp_path, monkeypatch):
     assert started[0].poll() is not None
 
 
+def test_signal_while_handlers_are_put_back_leaves_all_of_them_at_work(monkeypatch):
+    arrived, real = [], signal.signal
+
+    def put_back(number, handler):
+        found = real(number, handler)
+        if number == signal.SIGINT and handler is signal.default_int_handler and holding:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    before = {signal.SIGINT: signal.default_int_handler, signal.SIGUSR2: lambda number, frame: arrived.append(number)}
+    before = {number: (handler, real(number, handler)) for number, handler in before.items()}
+    holding = False
+    monkeypatch.setattr(signal, 'signal', put_back)
+    try:
+        with pytest.raises(KeyboardInterrupt), jobs._signals_held_back():
+            holding = True
+        signal.raise_signal(signal.SIGUSR2)
+        assert arrived == [signal.SIGUSR2]
+    finally:
+        for number, (_, old) in before.items():
+            real(number, old)
+
+
 def test_error_in_the_work_ends_the_rest(tmp_path):
     def do(item):
         raise ValueError(item)

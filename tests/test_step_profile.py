@@ -135,6 +135,8 @@ def test_each_part_takes_what_it_spends(config, tmp_path):
     assert {part: float(row[f'{part} ms']) for part in expected} == {k: 1000 * v for k, v in expected.items()}
     assert float(row['ms']) == 60_000
     assert (row['batch'], row['iterations']) == (2, 4)
+    assert row['options'] == ''
+    assert '| config.py key=1 | 2 |' in table([{**row, 'options': 'key=1'}])
     assert '| config.py | 2 | 60000 | 5.0 % | 6.7 % | 8.3 % | 11.7 % | 18.3 % | 21.7 % | 28.3 % | 0.0 % |' in table(
         [row]
     )

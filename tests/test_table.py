@@ -17,6 +17,8 @@ from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.lint import fill_tables, table_of  # noqa: E402
 from lisa_backbone.leaderboard.table import table  # noqa: E402
 from lisa_backbone.records import add_records, read_records, records_of  # noqa: E402
+from lisa_backbone.rows import append_rows  # noqa: E402
+from lisa_backbone.step_profile import PARTS  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 
@@ -83,6 +85,19 @@ def test_tables_of_the_pages_are_those_of_the_records():
     text = (REPO / 'README.md').read_text()
     assert '<!-- table: results/mini.jsonl -->' in text
     assert fill_tables(text, lambda source: table_of(source, REPO)) == text
+
+
+def test_a_table_of_a_profile(tmp_path):
+    row = {'config': 'a.py', 'options': 'x=1', 'batch': 2, 'ms': 200} | {f'{part} ms': 0 for part in PARTS}
+    append_rows(tmp_path / 'steps.csv', [row | {'data ms': 10, 'loading ms': 50, 'own transforms ms': 4}])
+    assert '| a.py x=1 | 2 | 200 | 5.0 % |' in table_of('./steps.csv', tmp_path)
+
+    rows = [
+        {'part': 'stem', 'kind': 'norms', 'forward_ms': 1, 'backward_ms': 2},
+        {'part': 'head', 'kind': 'other', 'forward_ms': 1, 'backward_ms': 0},
+    ]
+    append_rows(tmp_path / 'pass-a.csv', rows)
+    assert '| stem | 1.0 | 2.0 | 75.0 % | 75.0 % | 0.0 % |' in table_of('./pass-a.csv', tmp_path)
 
 
 def test_a_table_of_some_backbones_from_several_files(tmp_path):

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .pattern_plan import Plan
+from .pattern_plan import Plan, blocks
 
 # Real values of one block, which bound the memory: 256 MiB, three times over. One head of one sample is never cut.
 BLOCK_VALUES = 2**26
@@ -258,13 +258,10 @@ def _spectra(r: Tensor, plan: Plan) -> Tensor:
 
 
 def _blocks(phi: Tensor, pairs: int, plan: Plan) -> Iterator[tuple[slice, slice]]:
-    """Parts of samples and heads whose values do not exceed the limit, where one head of one sample does not."""
+    """Parts of samples and heads with all their channels, which one kernel takes at once."""
     samples, heads, patterns, _ = phi.shape
-    fit = max(BLOCK_VALUES // (2 * patterns * pairs * math.prod(plan.sizes)), 1)
-    tall, deep = min(fit, heads), min(max(fit // heads, 1), samples)
-    for sample in range(0, samples, deep):
-        for head in range(0, heads, tall):
-            yield slice(sample, sample + deep), slice(head, head + tall)
+    for sample, head, _ in blocks(samples, heads, patterns * pairs, 1, plan, BLOCK_VALUES):
+        yield sample, head
 
 
 # ----------------------------------------------------------------------------- without gradients: features and RPEs

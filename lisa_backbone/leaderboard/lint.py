@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..benchmarking.breakdown import table as pass_table
 from ..benchmarking.report import growth_lines
 from ..benchmarking.report import table as benchmark_table
 from ..checkpoints import quiet
@@ -24,6 +25,7 @@ from ..provenance import nominal_input
 from ..records import read_records, records_of
 from ..rows import append_rows, read_rows
 from ..runner import parse_options
+from ..step_profile import table as step_table
 from ..tasks import task_of
 from .costs import read_benchmarks
 from .operators import PAGE as OPERATORS
@@ -62,6 +64,8 @@ TABLES = {  # page to the sources of the tables between marks on it, in order
         _ON_H100.format('800x1280'),
     ),
 }
+# By how the names of files begin; all others are of tools/benchmark.py.
+_OTHER_TABLES = {'steps': step_table, 'pass-': pass_table}
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
 # A table without an end must not reach to that of the next.
 _TABLE = re.compile(
@@ -305,7 +309,7 @@ def table_of(source: str, root: Path) -> str:
     """The table of a source.
 
     Args:
-        source: One file of a benchmark, or files of records, and names of backbones if it is of these alone:
+        source: One file of a benchmark or profile, or files of records, and names of backbones if it is of these alone:
             ``'results/mini.jsonl lisa-p'``.
         root: The checkout.
 
@@ -320,6 +324,9 @@ def table_of(source: str, root: Path) -> str:
     if paths[0].suffix != '.csv':
         return table(records_of(read_records(paths), backbones or None))
     rows = read_rows(paths[0])
+    for kind, table_of_kind in _OTHER_TABLES.items():
+        if paths[0].name.startswith(kind):
+            return table_of_kind(rows)
     grown = [f'- {line}' for line in growth_lines(rows)] if 'sweep' in paths[0].name else []
     return '\n'.join([benchmark_table(rows), *(['', *grown] if grown else [])])
 
