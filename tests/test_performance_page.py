@@ -44,6 +44,12 @@ def growth():
     return fit_growth([int(row['positions']) for row in mine], [float(row['median_ms']) for row in mine])
 
 
+def own_share():
+    """The largest share of a step, in percent, that transforms of this package take."""
+    rows = [row for name in ('mini', 'real') for row in read_rows(REPO / 'results' / f'steps-{name}.csv')]
+    return max(100 * float(row['own transforms ms']) / float(row['ms']) for row in rows)
+
+
 @pytest.mark.parametrize(
     ('aim', 'found', 'least', 'digits'),
     [
@@ -64,6 +70,7 @@ def growth():
             1,
             2,
         ),
+        ('training step', lambda: -own_share(), -5, 1),
         ('memory of training', lambda: backbones('training', 'peak_memory_mib'), 1, 2),
     ],
 )
