@@ -552,10 +552,11 @@ def test_the_parts_of_a_step(bench):
     done = call('profile_step.py', *args, '--iterations', '2', cwd=bench)
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(bench / 'steps.csv')
-    assert (row['config'], row['batch']) == ('mine.py', str(BATCH))
+    options = 'data_root=data train_cfg.max_epochs=2'
+    assert (row['config'], row['options'], row['batch']) == ('mine.py', options, str(BATCH))
     assert sum(float(row[f'{part} ms']) for part in PARTS) == pytest.approx(float(row['ms']), abs=0.05)  # two decimals
     assert all(float(row[f'{part} ms']) > 0 for part in PARTS if part != 'rest')
-    assert done.stdout.splitlines()[-1].startswith(f'| mine.py | {BATCH} | ')
+    assert done.stdout.splitlines()[-1].startswith(f'| mine.py {options} | {BATCH} | ')
     done = call('profile_step.py', *args, '--iterations', '9', cwd=bench)
     assert done.returncode == 2
     assert 'error: mine.py trains for 4 iterations and 10 were asked for; lower --iterations' in done.stderr
