@@ -264,7 +264,7 @@ def _signals_held_back() -> Iterator[None]:
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
 
     def hold(number: int, frame: FrameType | None) -> None:
-        # One that arrives while handlers are put back may raise there, and leave this in place: then it does nothing.
+        # One that arrives while handlers are put back may raise there, and leave this in place: it then hands on.
         if held:
             arrived.append(number)
         else:

@@ -204,6 +204,7 @@ class FusedAverage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, plan: Plan) -> Tensor:
+        """Keeps inputs, the mean and the sums of weights, so that nothing between them needs memory."""
         phi, psi = phi.contiguous(), psi.contiguous()
         value = value if value.stride(-1) == 1 else value.contiguous()
         kernels = _spectra(r, plan)
@@ -224,6 +225,7 @@ class FusedAverage(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs but the plan; the spectra are made again, block by block."""
         phi, psi, value, r, out, weights = ctx.saved_tensors
         plan, least = ctx.plan, torch.finfo(torch.float32).eps
         upper = _upper(gradient, out, weights.transpose(1, 2).unsqueeze(-1), least)

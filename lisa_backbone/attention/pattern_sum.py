@@ -113,6 +113,7 @@ class _PatternSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, phi, psi, value, r, plan):
+        """Keeps the inputs alone."""
         ctx.save_for_backward(phi, psi, value, r)
         ctx.plan = plan
         phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _signals(value)
@@ -129,6 +130,7 @@ class _PatternSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
+        """Gradients of all inputs but the plan; the spectra are made again, block by block."""
         phi, psi, value, r = ctx.saved_tensors
         plan = ctx.plan
         phi, psi, x = phi.repeat_interleave(2, -1), psi.repeat_interleave(2, -1), _signals(value)
