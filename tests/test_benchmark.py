@@ -372,6 +372,60 @@ def test_a_compiled_pass_is_that_of_the_compiled_model(monkeypatch):
     assert len(graphs) == 1
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA graphs need a GPU')
+@pytest.mark.parametrize('mode', ['inference', 'training'])
+def test_a_recorded_pass_is_the_pass(mode):
+    model, seen = nn.Linear(3, 2), []
+    model.register_forward_hook(lambda *found: seen.append(found[2]))
+    run = make_pass(model, (3,), 4, mode, 'fp32', 'cuda', graph=True)
+    calls = len(seen)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.bias.fill_(7.0)
+    run()
+    torch.cuda.synchronize()
+    assert len(seen) == calls  # Python did nothing
+    if mode == 'training':
+        torch.testing.assert_close(model.bias.grad, torch.full((2,), 1 / 2, device='cuda'))
+    else:
+        assert (seen[-1].sum() - 8 * 7.0).abs() < 8 * 2 * 3 * 6  # of the new weights; those of before are below 1
+
+
+def test_passes_that_are_recorded_have_files_of_their_own(tmp_path, monkeypatch):
+    (path,) = {group.path for group in settings(tmp_path, graph=True).groups()}
+    assert path.name == f'benchmark-inference-fp32-cpu1-torch{VERSION}-4x4-dim8-heads2-graph.csv'
+    monkeypatch.setattr(runs, 'probe_apart', found_by(lambda job: None))
+    (path,) = run_benchmark(settings(tmp_path))
+    rows = read_rows(path)
+    assert [row['graph'] for row in rows] == ['no', 'no']
+    # A file from before there was the column is one without graphs, and is gone on with.
+    path.unlink()
+    append_rows(path, [{key: value for key, value in row.items() if key != 'graph'} for row in rows[:1]])
+    run_benchmark(settings(tmp_path))
+    assert [(row['candidate'], row['graph']) for row in read_rows(path)] == [
+        ('NoMixing', ''),
+        ('SelfAttention:rpe=None', 'no'),
+    ]
+    append_rows(path, [{**rows[0], 'candidate': 'XCA', 'graph': 'yes'}])
+    with pytest.raises(UserError, match=r"was measured with graph 'yes', which now is 'no'"):
+        run_benchmark(settings(tmp_path))
+
+
+def test_the_floor_reads_three_times_and_writes_once():
+    floor, x = Candidate('Floor', dim=256).build((128, 128)), torch.zeros(1, 8, 256)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = floor(x)
+    assert (y.shape, y.dtype) == (x.shape, torch.bfloat16)
+    q, k, v = floor.qkv
+    torch.testing.assert_close(y, (q.float() + k.float() * v.float()).bfloat16())
+    found = probe_apart(job(Candidate('Floor', dim=256), (128, 128)))
+    assert (found['parameters'], found['macs']) == (0, 0)
+    assert found['peak'] / MIB == pytest.approx(5 * 16, abs=4)  # with the tokens, which it does not read
+    check_candidates([Candidate('LiSAttention'), Candidate('Floor')])
+    with pytest.raises(UserError, match='Floor has no options'):
+        Candidate('Floor:dim=3').build((4, 4))
+
+
 def test_interrupt_keeps_the_rows_that_are_made(tmp_path, monkeypatch):
     def interrupt(job):
         if job.shape == (3, 3):
@@ -536,6 +590,7 @@ def test_rows_of_another_machine_are_not_mixed(tmp_path, monkeypatch):
         (dict(device='cpu:1'), '--device cpu:1 is unknown'),
         (dict(device='cuda:99'), r'--device cuda:99: torch .* sees \d+ CUDA devices; take --device cpu'),
         (dict(dtype='tf32'), '--dtype tf32 is for CUDA alone'),
+        (dict(graph=True), '--graph records CUDA graphs; take --device cuda'),
         (dict(candidates=(Candidate('NoMixing', dim=8, heads=3),)), 'dim=8 cannot be split into num_heads=3'),
     ],
 )

@@ -417,6 +417,7 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
         {**shared, 'candidate': 'configs/det/mini.py:model.c=2', 'per_second': '90'},  # another model
         {**shared, 'candidate': 'configs/det/mini.py:model.c=1', 'per_second': ''},  # out of memory
         {**shared, 'candidate': 'B', 'batch': '1', 'per_second': '3', 'kind': 'model', 'compiled': 'yes'},
+        {**shared, 'candidate': 'B', 'batch': '1', 'per_second': '4', 'kind': 'model', 'graph': 'yes'},
     ]
     plots = embedded(files(records, tmp_path, benchmarks)[0])['plots']
     labels = [f'{axis["label"]} ({axis["unit"]})' for axis in plots['published']['axes']]
@@ -426,10 +427,11 @@ def test_plots_have_one_axis_for_each_size_of_input_and_condition(tmp_path):
         'Throughput of the backbone, inference, fp32, 224 x 224, batch 8, Xeon, 2 threads (a second)',
         'MACs of the backbone for a view of a clip, of the size its source took (G)',
         'Throughput of the whole model, inference, fp32, 224 x 224, batch 1, Xeon, 2 threads, compiled (a second)',
+        'Throughput of the whole model, inference, fp32, 224 x 224, batch 1, Xeon, 2 threads, CUDA graph (a second)',
     ]
     points = {point['model']: point for point in plots['published']['figures'][0]['points']}
     assert points['A']['at'] == {'0': 28.0, '1': 4.5, '2': 12.5}
-    assert points['B']['at'] == {'3': 88.0, '4': 3.0}
+    assert points['B']['at'] == {'3': 88.0, '4': 3.0, '5': 4.0}
     points = {point['model']: point for point in plots['mini']['figures'][0]['points']}
     assert points['C']['at'] == {'0': 1.0, '1': 0.07, '2': 80.0}
     assert points['D']['at'] == {'0': 1.0, '1': 0.07}

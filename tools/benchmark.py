@@ -3,6 +3,7 @@ r"""Parameters, MACs, time and peak memory of operators, backbones and whole mod
 A candidate is NAME or NAME:OPTION=VALUE,OPTION=VALUE, where NAME is one of
 
     LiSAttention            an attention operator of this package
+    Floor                   q, k and v read and y written once: what memory alone allows an operator
     LiSA                    this package's backbone
     mmdet.SwinTransformer   a registered class of mmdet, mmseg, mmpretrain or mmaction
     timm.resnet50           a timm model
@@ -72,6 +73,7 @@ def parse_args() -> argparse.Namespace:
     add('--seconds', type=float, default=120, help='time for the rounds of a group, at least three (default: 120)')
     add('--limit', type=float, default=60, help='seconds that one pass may take (default: 60)')
     add('--compile', action='store_true', help='compile the candidates with torch.compile, for each shape anew')
+    add('--graph', action='store_true', help='record each pass as a CUDA graph, so that launching takes no time')
     add('--figure', type=Path, metavar='FILE', help='picture of a sweep, PNG or SVG')
     add('--out', type=Path, default=REPO / 'results', help='folder of the CSV files (default: results)')
     return parser.parse_args()
@@ -104,6 +106,7 @@ def main() -> None:
         limit=args.limit,
         sweep=bool(args.sweep),
         compiled=args.compile,
+        graph=args.graph,
     )
     measured = {path: read_rows(path) for path in run_benchmark(settings)}
     for path, rows in measured.items():

@@ -13,15 +13,18 @@ from importlib.util import find_spec
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..attention import ATTENTION, build_attention
+from ..attention.precision import at_autocast
 from ..errors import UserError
 from ..provenance import show_path
 
 __all__ = ['Candidate', 'check_candidates', 'parse_pairs']
 
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain', 'mmaction')
+FLOOR = 'Floor'
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Candidate:
 
     Attributes:
         spec: ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``. The name is that of an attention operator
-            (``LiSAttention``), a registered backbone (``LiSA``, ``mmdet.SwinTransformer``), a timm model
-            (``timm.resnet50``) or a config file, whose backbone it is; options are arguments of the class, or
-            overrides of the config.
+            (``LiSAttention``), ``Floor`` (q, k and v read and y written once, which no operator can do without), a
+            registered backbone (``LiSA``, ``mmdet.SwinTransformer``), a timm model (``timm.resnet50``) or a config
+            file, whose backbone it is; options are arguments of the class, or overrides of the config.
         whole: Take the whole model of a config and not its backbone.
         dim: Channels of an operator.
         heads: Heads of an operator.
@@ -56,7 +59,7 @@ class Candidate:
     @property
     def kind(self) -> str:
         """``'operator'``, ``'backbone'``, ``'model'`` (the whole of a config's) or ``'timm'``."""
-        if self.name in ATTENTION:
+        if self.name in ATTENTION or self.name == FLOOR:
             return 'operator'
         if self.name.startswith('timm.'):
             return 'timm'
@@ -80,6 +83,10 @@ class Candidate:
             UserError: It cannot be built.
         """
         options = parse_pairs(self.spec)
+        if self.name == FLOOR:
+            if options:
+                raise UserError(f'{FLOOR} has no options, and {self.spec!r} gives some; leave them out')
+            return _Floor()
         if self.kind == 'operator':
             return _OnGrid(build_attention({**_nested(options), 'type': self.name}, self.dim, self.heads), shape)
         from .. import compat
@@ -170,7 +177,7 @@ def _build_registered(name: str, options: dict[str, Any]) -> nn.Module:
 
     if _registered(name) is None:
         others = [f'{framework}.{name.rpartition(".")[2]}' for framework in FRAMEWORKS]
-        known = [*ATTENTION, 'LiSA', *(other for other in others if _registered(other) is not None)]
+        known = [*ATTENTION, FLOOR, 'LiSA', *(other for other in others if _registered(other) is not None)]
         raise UserError(
             f'candidate {name!r} is unknown{nearest(name, known, 0.4)}; name an attention operator, a registered class '
             'such as mmdet.SwinTransformer, timm.MODEL or a config file (.py)'
@@ -221,6 +228,19 @@ class _OnGrid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.operator(x, self.grid)
+
+
+class _Floor(nn.Module):
+    """q, k and v read and y written once, of the shape and precision of the tokens, which are not read themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv: tuple[Tensor, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.qkv:
+            self.qkv = tuple(torch.randn_like(at_autocast(x.detach())) for _ in range(3))
+        return torch.addcmul(*self.qkv)
 
 
 class _OnFrames(nn.Module):

@@ -36,6 +36,9 @@ _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUFFT_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED"
 )
 
+# Passes before one is recorded, as torch's notes on CUDA graphs advise.
+GRAPH_WARMUP = 3
+
 T = TypeVar('T')
 
 
@@ -43,8 +46,8 @@ class OutOfMemory(Exception):
     """Memory ran out."""
 
 
-def check_device(device: str, dtype: str) -> None:
-    """Raise a UserError if the device or the precision is not to be had."""
+def check_device(device: str, dtype: str, graph: bool = False) -> None:
+    """Raise a UserError if the device, the precision or a CUDA graph is not to be had."""
     kind = device.partition(':')[0]
     if kind not in ('cpu', 'cuda') or not re.fullmatch(r'cpu|cuda(:\d+)?', device):
         raise UserError(f'--device {device} is unknown; take cpu, cuda or cuda:N')
@@ -55,6 +58,8 @@ def check_device(device: str, dtype: str) -> None:
                 f'--device {device}: torch {torch.__version__} sees {count} CUDA devices; take --device cpu, or a '
                 'machine with a GPU and a CUDA build of torch'
             )
+    if graph and kind == 'cpu':
+        raise UserError('--graph records CUDA graphs; take --device cuda, or leave it out')
     if dtype == 'tf32' and kind == 'cpu':
         raise UserError('--dtype tf32 is for CUDA alone; take fp32, bf16 or fp16 on the CPU')
 
@@ -66,7 +71,14 @@ def use_device(device: str) -> None:
 
 
 def make_pass(
-    model: nn.Module, input_shape: Sequence[int], batch: int, mode: str, dtype: str, device: str, compiled: bool = False
+    model: nn.Module,
+    input_shape: Sequence[int],
+    batch: int,
+    mode: str,
+    dtype: str,
+    device: str,
+    compiled: bool = False,
+    graph: bool = False,
 ) -> Callable[[], None]:
     """A pass of a model over one random batch, which lies ready on the device.
 
@@ -79,6 +91,7 @@ def make_pass(
         dtype: One of :data:`DTYPES`.
         device: Where to run.
         compiled: Whether torch.compile compiles the model, for this shape alone; the first pass then takes long.
+        graph: Whether the pass is recorded as a CUDA graph here, so that each call launches all of it at once.
 
     Returns:
         The function, which leaves no outputs behind; in training it leaves the gradients.
@@ -106,7 +119,23 @@ def make_pass(
             raise UserError('no output has a gradient, so there is no training step; take --mode inference')
         torch.stack(means).sum().backward()
 
-    return train if mode == 'training' else infer
+    run = train if mode == 'training' else infer
+    return _recorded(run) if graph else run
+
+
+def _recorded(run: Callable[[], None]) -> Callable[[], None]:
+    """A pass as a CUDA graph: what it does without a kernel, such as choosing among them, is done once, here."""
+    # Libraries must have taken their workspaces before, and on the stream that is not the default one.
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(GRAPH_WARMUP):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 @contextmanager

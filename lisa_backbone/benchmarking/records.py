@@ -16,6 +16,8 @@ from .settings import Group, Settings, sizes
 
 __all__ = ['has_stopped', 'is_of', 'is_outdated', 'make_row', 'read_file', 'too_slow', 'words']
 
+# Columns that older files lack, and what they would say.
+NOT_ASKED = {'graph': 'no'}
 _TOO_SLOW = 'a pass takes over {} s'
 
 
@@ -84,10 +86,10 @@ def read_file(path: Path, settings: Settings) -> list[dict[str, str]]:
     rows = read_rows(path)
     for row in rows:
         for column, now in settings.conditions().items():
-            if row[column] != now:
+            then = row.get(column) or NOT_ASKED.get(column)
+            if then != now:
                 raise UserError(
-                    f'{path} was measured with {column} {row[column]!r}, which now is {now!r}; name another folder '
-                    'with --out'
+                    f'{path} was measured with {column} {then!r}, which now is {now!r}; name another folder with --out'
                 )
     return rows
 

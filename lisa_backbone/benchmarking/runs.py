@@ -131,6 +131,7 @@ def _probe(candidate: Candidate, group: Group, settings: Settings) -> dict[str, 
                     settings.threads,
                     settings.limit,
                     settings.compiled,
+                    settings.graph,
                 )
             )
         except OutOfMemory as error:
@@ -169,7 +170,7 @@ def _time(found: Found, group: Group, settings: Settings, tick: Tick) -> dict[Ca
 def _ready(model: nn.Module, candidate: Candidate, group: Group, settings: Settings, batch: int) -> Callable[[], None]:
     """A pass that ran once."""
     shape = candidate.input_shape(group.shape)
-    run = make_pass(model, shape, batch, group.mode, settings.dtype, settings.device, settings.compiled)
+    run = make_pass(model, shape, batch, group.mode, settings.dtype, settings.device, settings.compiled, settings.graph)
     run()
     return run
 

@@ -63,6 +63,7 @@ class Settings:
         limit: Seconds that one pass may take.
         sweep: Whether the shapes are a sweep: one file, and a candidate that stops at a size is left out above it.
         compiled: Whether torch.compile compiles the candidates.
+        graph: Whether passes are recorded as CUDA graphs.
     """
 
     candidates: tuple[Candidate, ...]
@@ -80,6 +81,7 @@ class Settings:
     limit: float = 60.0
     sweep: bool = False
     compiled: bool = False
+    graph: bool = False
 
     def check(self) -> None:
         """Raise a UserError unless all of this can be used and every candidate be built."""
@@ -94,7 +96,7 @@ class Settings:
             raise UserError(f'--batch {min(self.batches)} and --warmup {self.warmup} must not be negative, nor batch 0')
         if self.dtype not in DTYPES or not set(self.modes) <= set(MODES):
             raise UserError(f'--dtype takes {", ".join(DTYPES)}, and --mode {", ".join(MODES)}')
-        check_device(self.device, self.dtype)
+        check_device(self.device, self.dtype, self.graph)
         for candidate in self.candidates:
             candidate.build(self.shapes[0])
 
@@ -122,6 +124,8 @@ class Settings:
             parts.append('whole')
         if self.compiled:
             parts.append('compiled')
+        if self.graph:
+            parts.append('graph')
         return self.out / ('-'.join(parts) + '.csv')
 
     def conditions(self) -> dict[str, str]:
@@ -133,6 +137,7 @@ class Settings:
             'threads': str(self.threads),
             'torch': torch.__version__,
             'compiled': 'yes' if self.compiled else 'no',
+            'graph': 'yes' if self.graph else 'no',
         }
 
     def machine(self) -> str:

@@ -131,6 +131,7 @@ def _conditions(row: Mapping[str, str]) -> str:
         f'{row["threads"]} threads' if row.get('device') == 'cpu' and row.get('threads') else '',
         f'torch {row["torch"]}' if row.get('torch') else '',
         'compiled' if row.get('compiled') == 'yes' else '',
+        'CUDA graph' if row.get('graph') == 'yes' else '',
     ]
     return ', '.join(filter(None, words))
 
