@@ -20,7 +20,10 @@ __all__ = ['AGAINST', 'draw_results']
 
 AGAINST = {'macs': 'MACs', 'parameters': 'Parameters', 'throughput': 'Throughput'}  # to how the name of its axis begins
 _CONTROLS = {task.name for task in MINI_CONTROLS}
-_PLACES = tuple((dx, dy) for far in (7, 14, 22, 32, 44) for dx in (1, -1, 0) for dy in (0, far, -far) if dx or dy)
+_FAR = (7, 14, 22, 32, 44, 58, 74)  # points
+_PLACES = tuple(
+    (side, out, dy) for far in _FAR for out in (6, far) for side in (1, -1, 0) for dy in (0, far, -far) if side or dy
+)
 _SIZE = 6.5  # of the names, points
 _CROWD = 24  # names of figures in a task, box and mask AP both, from which on panels are large, a row for each task
 
@@ -65,7 +68,7 @@ def draw_results(
         )
     columns = [number for number, group in enumerate(measured[0].groups) if group.task not in _CONTROLS]
     crowded = max(sum(number == at for row in measured[0].rows for at, _ in row.cells) for number in columns) > _CROWD
-    width, height = (6.0, 4.4) if crowded else (2.7, 2.9)
+    width, height = (7.6, 5.2) if crowded else (2.7, 2.9)
     shape = (len(columns), len(against)) if crowded else (len(against), len(columns))
     figure = Figure(figsize=(width * shape[1] + 0.5, height * shape[0]), layout='constrained')
     canvas = FigureCanvasAgg(figure)
@@ -75,6 +78,8 @@ def draw_results(
         for axes, number in zip(row, columns, strict=True):
             label, points = _points(measured[0], number, AGAINST[cost], benchmarks)
             _draw(axes, points)
+            if crowded:
+                _spread(axes)
             group = measured[0].groups[number]
             axes.set_title(f'{group.title}, {group.metrics[0]}', fontsize=9)
             axes.set_xlabel(fill(label, 60 if crowded else 34), fontsize=7)
@@ -123,6 +128,16 @@ def _draw(axes: Axes, points: Sequence[_Point]) -> None:
     axes.tick_params(labelsize=7)
 
 
+def _spread(axes: Axes) -> None:
+    """Make the axis of costs logarithmic, with plain numbers: most of many models are near each other."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _colour(name: str) -> str:
     return 'tab:red' if name == 'LiSAttention' else 'tab:blue' if name == 'SelfAttention' else '0.35'
 
@@ -133,21 +148,22 @@ def _name(axes: Axes, points: Sequence[_Point], renderer: Any) -> None:
     bars = [
         axes.transData.transform((p.x, p.mean + p.deviation))[1] - y for p, (_, y) in zip(points, spots, strict=True)
     ]
-    taken = [(x - 4, y - max(4, bar), x + 4, y + max(4, bar)) for (x, y), bar in zip(spots, bars, strict=True)]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    taken += [(x - 2, y - bar, x + 2, y + bar) for (x, y), bar in zip(spots, bars, strict=True)]
     frame = axes.get_window_extent(renderer)
     for point in sorted(points, key=lambda point: -point.mean):
         best = None
-        for side, up in _PLACES:
+        for side, out, up in _PLACES:
             text = axes.annotate(
                 point.name,
                 (point.x, point.mean),
-                (6 * side, up),
+                (out * side, up),
                 textcoords='offset points',
                 ha={1: 'left', -1: 'right', 0: 'center'}[side],
                 va='center',
                 fontsize=_SIZE,
                 color=_colour(point.name),
-                arrowprops={'arrowstyle': '-', 'lw': 0.4, 'color': '0.6'} if abs(up) > 7 else None,
+                arrowprops={'arrowstyle': '-', 'lw': 0.4, 'color': '0.6'} if max(abs(up), out) > 7 else None,
             )
             box = text.get_window_extent(renderer).extents
             inside = box[0] > frame.x0 and box[2] < frame.x1 and box[1] > frame.y0 and box[3] < frame.y1
