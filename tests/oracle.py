@@ -1,15 +1,22 @@
 """What tests of attention operators share: inputs, a comparison with an oracle, and a watch for N x N tensors."""
 
+import itertools
 import math
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Odd, even, prime and one-token grids of one, two and three axes.
-GRIDS = [(1,), (7,), (1, 7), (5, 1), (4, 6), (5, 7), (3, 4, 5), (2, 1, 3)]
+# Odd, even, prime and one-token grids of one, two and three axes; of 17 the FFT takes 20.
+GRIDS = [(1,), (7,), (1, 7), (5, 1), (4, 6), (5, 7), (3, 4, 5), (2, 1, 3), (17, 2)]
 # The FFT and the sum differ by float64 rounding (2e-16) times the condition of the sums; 1e-10 leaves room for both.
 RELATIVE = 1e-10
+
+
+def period(n):
+    """Of wrapped offsets: n if it divides a power of 2 x 3 x 5 x 7 x 11 x 13, else what does one of 2 x 3 x 5 x 7."""
+    above = itertools.count(n)
+    return n if 30030**n % n == 0 else next(p for p in above if p % 4 == 0 and 210 ** p.bit_length() % p == 0)
 
 
 def relative_error(value, expected):

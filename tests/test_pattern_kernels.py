@@ -46,6 +46,7 @@ def attention(heads, width, **options):
         ((130,), 3, 2, 2, {'num_patterns': 1, 'feature_map': 'squared_relu', 'form': 'padded'}),
         ((9, 11), 2, 2, 4, {'feature_map': 'softmax', 'rpe': 'table'}),
         ((9, 11), 1, 2, 4, {'rpe': {'type': 'continuous', 'slopes': None, 'hidden': 5}}),
+        ((5, 17), 2, 2, 6, {}),  # of 17 the FFT takes 20
         ((9, 11), 2, 2, 5, {}),  # an odd width: plain torch
     ],
 )
@@ -67,7 +68,8 @@ def test_values_and_gradients(use, monkeypatch, grid, batch, heads, width, optio
         found[dtype] = [y, inferred], [x.grad, *(parameter.grad for parameter in model.parameters())]
     for got, wanted, within in zip(found[torch.float32], found[torch.float64], (VALUES, GRADIENTS), strict=True):
         for mine, other in zip(got, wanted, strict=True):
-            assert (mine - other).abs().max() <= within * max(other.abs().max(), 0.01)
+            # Where all cancels, as the gradient of a query that has one pattern, what is left is the rounding of sums.
+            assert (mine - other).abs().max() <= within * max(other.abs().max(), 0.1)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from oracle import period
 
 from lisa_backbone.attention import rpe
 
@@ -19,7 +20,8 @@ def by_hand(grid, wrap):
     """Offsets and lengths as the equation has them, one at a time."""
     axes = []
     for n in grid:
-        steps = [i if i <= (n - 1) // 2 else i - n for i in range(n)] if wrap else [*range(n), *range(1 - n, 0)]
+        p = period(n)
+        steps = [i if i <= (p - 1) // 2 else i - p for i in range(p)] if wrap else [*range(n), *range(1 - n, 0)]
         axes.append(steps)
     places, lengths = [], []
     for offset in product(*axes):
@@ -29,7 +31,7 @@ def by_hand(grid, wrap):
     return torch.tensor(places), torch.tensor(lengths)
 
 
-@pytest.mark.parametrize('grid', [(7,), (3, 5), (1, 4), (2, 3, 5)])
+@pytest.mark.parametrize('grid', [(7,), (3, 5), (1, 4), (2, 3, 5), (2, 19)])
 @pytest.mark.parametrize('wrap', [False, True])
 def test_shared_offsets_are_those_of_the_equation(grid, wrap):
     like = torch.zeros(1)

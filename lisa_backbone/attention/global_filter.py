@@ -76,7 +76,7 @@ class GlobalFilter(nn.Module):
         check_tokens(x, grid, self.dim)
         impulse_response = torch.fft.irfftn(self._filter(grid), s=grid, dim=tuple(range(-len(grid), 0)))
         # The matrix of a convolution is the transpose of that of a correlation.
-        return offset_matrix(impulse_response, grid, True).transpose(-1, -2).expand(len(x), -1, -1, -1)
+        return offset_matrix(impulse_response, grid).transpose(-1, -2).expand(len(x), -1, -1, -1)
 
     def _filter(self, grid: tuple[int, ...]) -> Tensor:
         """The filter at the frequencies of the grid, (C, *grid) with the last axis halved."""

@@ -91,7 +91,7 @@ class KernelizedRPE(nn.Module):
         q, k, _ = self._heads(x)
         with without_autocast(x):
             kernel = self._features(q).transpose(-1, -2) @ self._features(k)
-            kernel = kernel * offset_matrix(self._bias(grid), grid, False)
+            kernel = kernel * offset_matrix(self._bias(grid), grid)
             return kernel / kernel.sum(dim=-1, keepdim=True)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -42,7 +42,7 @@ class LadderBranch(nn.Module):
         if value is not None:
             qkv = torch.cat([qkv, value], dim=-1)
         parts = split_windows(qkv, window, shift).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = offset_matrix(self.rpe(window, False), window, False)
+        bias = offset_matrix(self.rpe(window, False), window)
         mask = window_mask(grid, window, shift, x.device)
         if mask is None:
             y = F.scaled_dot_product_attention(*parts, attn_mask=bias)

@@ -136,7 +136,7 @@ class LiSAttention(nn.Module):
         q, k = self.query(x), self.key(x)
         with without_autocast(x):
             phi, psi = self._features(q, k)
-            kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(self._rpes(grid), grid, self.wrap))
+            kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(self._rpes(grid), grid))
             return kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
 
     def _features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ class LiSAttention(nn.Module):
         r = self._rpes(grid)
         if self.form != 'dense':
             return average_patterns(phi, psi, value, r, grid, self.wrap)
-        kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid, self.wrap))
+        kernel = torch.einsum('bhmi,bhmj,hmij->bhij', phi, psi, offset_matrix(r, grid))
         kernel = kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(kernel.dtype).eps)
         tokens = at_least_float32(value).unflatten(-1, (self.num_heads, -1))
         return torch.einsum('bhij,bjhd->bihd', kernel, tokens).flatten(2).to(value.dtype)

@@ -90,7 +90,7 @@ class LSLA(nn.Module):
             weights = (scores if bias is None else scores + bias).softmax(dim=-1)
             if self.outer_rpe is None:
                 return weights
-            return weights + offset_matrix(self.outer_rpe(grid, False), grid, False) / x.shape[1]
+            return weights + offset_matrix(self.outer_rpe(grid, False), grid) / x.shape[1]
 
     def _inputs(self, x: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Scaled queries and the input (B, heads, L, d) and the inner bias (heads, L, L)."""
@@ -100,7 +100,5 @@ class LSLA(nn.Module):
             # In full precision, to the last projection: nothing tames keys and values, and gradients grow with their
             # squares.
             q, heads = (at_least_float32(z).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for z in (q, x))
-            bias = (
-                None if self.inner_rpe is None else offset_matrix(self.inner_rpe(grid, False), grid, False).to(q.dtype)
-            )
+            bias = None if self.inner_rpe is None else offset_matrix(self.inner_rpe(grid, False), grid).to(q.dtype)
             return q * self.scale[:, None, None], heads, bias

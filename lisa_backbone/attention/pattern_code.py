@@ -97,7 +97,7 @@ class PatternCodeAttention(nn.Module):
         a, b, c = rpes.split([self.num_patterns, self.num_patterns, 1], dim=1)
         weight, bias = at_least_float32(self.rho.weight), at_least_float32(self.rho.bias)
         if self.form == 'dense':
-            a, b, c = (offset_matrix(r, grid, self.wrap) for r in (a, b, c))
+            a, b, c = (offset_matrix(r, grid) for r in (a, b, c))
             scores = torch.einsum('bhdi,bhdj->bhij', q, k)
             codes = torch.einsum('bhij,hmij->bhim', scores, a)
             kernel = torch.einsum('bhim,hmij->bhij', F.gelu(F.linear(codes, weight, bias)), b) + c.squeeze(1)

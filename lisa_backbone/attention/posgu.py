@@ -97,7 +97,7 @@ class PoSGU(nn.Module):
         """The matrix M of every head, (B, heads, N, N), the same for all samples."""
         check_tokens(x, grid, self.dim)
         with without_autocast(x):
-            kernel = offset_matrix(self._weights(grid), grid, False)
+            kernel = offset_matrix(self._weights(grid), grid)
             if self.encoding == 'quadratic':
                 kernel = kernel / kernel.sum(dim=-1, keepdim=True)
         return kernel.expand(len(x), -1, -1, -1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .correlation import axis_offsets
+from .correlation import axis_offsets, periods
 from .pattern_sum import fused
 from .precision import at_least_float32
 from .registry import check_choice
@@ -56,7 +56,7 @@ class ContinuousRPE(nn.Module):
         values = torch.addmm(out_bias.unsqueeze(1), out_weight, hidden.T)
         if slope is not None:
             values = torch.addr(values, slope, lengths, alpha=-1)
-        return values.unflatten(1, [n if wrap else 2 * n - 1 for n in grid])
+        return values.unflatten(1, periods(grid, wrap))
 
     def distribution(self, grid: tuple[int, ...], wrap: bool) -> Tensor:
         """See :func:`distribution`; without gradients on CUDA it takes two launches."""
@@ -65,7 +65,7 @@ class ContinuousRPE(nn.Module):
             return _softmax(self(grid, wrap))
         weights = self._weights()
         values = kernels.distribution(*_log_offsets(grid, wrap, weights[0]), *weights)
-        return values.unflatten(1, [n if wrap else 2 * n - 1 for n in grid])
+        return values.unflatten(1, periods(grid, wrap))
 
     def _weights(self) -> list[Tensor | None]:
         """All parameters in at least float32: half precision cannot tell large offsets apart."""

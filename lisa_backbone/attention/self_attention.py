@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
         """Queries, keys and values (B, heads, L, d) and the bias of the logits (heads, L, L)."""
         check_tokens(x, grid, self.dim)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = None if self.rpe is None else offset_matrix(self.rpe(grid, False), grid, False).to(q.dtype)
+        bias = None if self.rpe is None else offset_matrix(self.rpe(grid, False), grid).to(q.dtype)
         return q, k, v, bias
 
 

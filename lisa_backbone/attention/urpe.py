@@ -82,5 +82,5 @@ class URPE(nn.Module):
         q, k = at_least_float32(q) * q.shape[-1] ** -0.5, at_least_float32(k)
         scores = q @ k.transpose(-1, -2)
         if self.rpe is not None:
-            scores = scores + offset_matrix(self.rpe(grid, False), grid, False)
-        return scores.softmax(dim=-1) * (1 + offset_matrix(at_least_float32(self.rpe_factor(grid, False)), grid, False))
+            scores = scores + offset_matrix(self.rpe(grid, False), grid)
+        return scores.softmax(dim=-1) * (1 + offset_matrix(at_least_float32(self.rpe_factor(grid, False)), grid))
