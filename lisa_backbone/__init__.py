@@ -9,7 +9,7 @@ from importlib.util import find_spec
 __version__ = '0.1.0'
 __all__ = ['__version__']
 
-if find_spec('mmengine') is not None and find_spec('lisa_backbone.backbone') is not None:
+if find_spec('mmengine') is not None:
     from .backbone import LiSA
     from .data.transforms import FetchFrames, OpenVideo
     from .early_fusion import EarlyFusion

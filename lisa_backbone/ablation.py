@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention
-from .attention.correlation import correlate
+from .attention.correlation import correlate, periods
 from .backbone import Block, ChannelNorm
 from .complexity import count_parameters
 from .data.digits import digit_labels, digit_split
@@ -61,7 +61,7 @@ class LinearAttention(LiSAttention):
         self.rpe = None
 
     def _rpes(self, grid: tuple[int, ...]) -> Tensor:
-        return torch.full((self.num_heads, self.num_patterns, *grid), 1 / math.prod(grid))
+        return torch.full((self.num_heads, self.num_patterns, *periods(grid, self.wrap)), 1 / math.prod(grid))
 
 
 @dataclass(frozen=True)

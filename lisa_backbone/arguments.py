@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING
+
+from .errors import UserError
 
 if TYPE_CHECKING:
     from .runner import RunOptions
 
-__all__ = ['add_run_arguments', 'run_options']
+__all__ = ['add_run_arguments', 'run_options', 'split_pairs']
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help='images and videos to decode beforehand (default: up to 512)',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def split_pairs(text: str) -> list[str]:
+    """The pairs of ``OPTION=VALUE,OPTION=VALUE``.
+
+    Args:
+        text: The pairs. Values may hold commas: one begins a pair where a name and ``=`` follow.
+
+    Raises:
+        UserError: A pair has no ``=``.
+    """
+    pairs = [pair for pair in re.split(r',(?=[A-Za-z_][\w.]*=)', text) if pair]
+    for pair in pairs:
+        if '=' not in pair:
+            raise UserError(f'{pair!r} is not OPTION=VALUE; write NAME:OPTION=VALUE,OPTION=VALUE')
+    return pairs
 
 
 def run_options(args: argparse.Namespace) -> RunOptions:

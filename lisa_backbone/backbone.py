@@ -157,8 +157,8 @@ class LiSA(BaseModule):
         init_cfg: Weights to start from, ``dict(type='Pretrained', checkpoint=..., prefix=...)``.
 
     Raises:
-        UserError: ``arch``, ``norm``, ``out_indices``, ``temporal_stride``, ``frozen_stages`` or ``attention`` cannot
-            be used.
+        UserError: ``arch``, ``norm``, ``out_indices``, ``temporal_stride``, ``frozen_stages``, ``drop_path_rate`` or
+            ``attention`` cannot be used.
 
     Examples:
         >>> import torch
@@ -209,6 +209,8 @@ class LiSA(BaseModule):
         if not isinstance(temporal_stride, int) or temporal_stride < 1:
             raise UserError(f'temporal_stride={temporal_stride!r} must be a whole number of frames, at least 1')
         self.temporal_stride = temporal_stride
+        if not 0 <= drop_path_rate < 1:
+            raise UserError(f'drop_path_rate={drop_path_rate} must be at least 0 and below 1')
         num_stages = max(self.out_indices) + 1
         if not -1 <= frozen_stages <= num_stages:
             raise UserError(f'frozen_stages={frozen_stages} is out of range; this model takes -1 to {num_stages}')

@@ -103,8 +103,12 @@ class FitReport:
             'wrong_shape': [list(entry) for entry in self.wrong_shape[:20]],
         }
 
-    def require(self, min_fit: float) -> None:
+    def require(self, min_fit: float, allow: bool = True) -> None:
         """Stop if the file fills less than ``min_fit``.
+
+        Args:
+            min_fit: The least share.
+            allow: Whether ``--min-fit`` can allow less.
 
         Raises:
             UserError: It does; the sentence counts keys and names the mend.
@@ -125,7 +129,7 @@ class FitReport:
         if shown:
             parts.append(f'{len(shown)} are not in the file, such as {shown[0]}')
         mend = self.advice or 'give weights of this very model'
-        raise UserError(f'{"; ".join(parts)}: {mend}, or allow it with --min-fit {_below(self.share)}')
+        raise UserError(f'{"; ".join(parts)}: {mend}{f", or allow it with --min-fit {_below(self.share)}" * allow}')
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -337,13 +341,14 @@ def check_load_from(model: nn.Module, path: str, min_fit: float | None = None) -
     return reports
 
 
-def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None) -> FitReport:
+def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None, allow: bool = True) -> FitReport:
     """Load the file that a model is to be tested with, and count: all keys must be filled.
 
     Args:
         model: The model, changed in place.
         path: The file.
         min_fit: Share of the model's parameters that is enough; 1.0, which asks for every key, by default.
+        allow: Whether ``--min-fit`` can allow less.
 
     Returns:
         The report.
@@ -356,7 +361,7 @@ def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None) 
     report = fit(model, _load(model, content), path, 'model', len(state))
     if not report.fits(1.0):
         report.advice = _advise_whole(model, state)
-    report.require(1.0 if min_fit is None else min_fit)
+    report.require(1.0 if min_fit is None else min_fit, allow)
     return report
 
 
@@ -373,7 +378,7 @@ def check_resumable(model: nn.Module, path: str) -> FitReport:
     Raises:
         UserError: The file cannot be read, belongs to another model, or holds weights only.
     """
-    report = check_checkpoint(model, path)
+    report = check_checkpoint(model, path, allow=False)
     content = read_checkpoint(path)
     lacking = [key for key in ('meta', 'optimizer', 'message_hub') if key not in content]
     if lacking or 'iter' not in content['meta']:
@@ -451,8 +456,8 @@ def _advise_whole(model: nn.Module, state: dict[str, Tensor]) -> str:
 
 
 def _below(share: float) -> str:
-    """The share rounded down to two digits, so that it lets the file pass."""
-    return f'{int(share * 100) / 100:.2f}'
+    """The share rounded down to two digits, so that it lets the file pass; below 1, which asks for buffers as well."""
+    return f'{min(int(share * 100), 99) / 100:.2f}'
 
 
 @contextlib.contextmanager

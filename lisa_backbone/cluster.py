@@ -96,7 +96,7 @@ class Jobs:
             except (FailedJobError, FailedSubmissionError, OSError) as error:
                 words = str(error).strip().splitlines() or ['no reason given']
                 return Outcome(1, time.perf_counter() - start, f'the job was not taken: {words[-1]}')
-            outcome = self._outcome(job, log, start)
+            outcome = self._outcome(job, start)
             if outcome:
                 return outcome
             if not _saved(log, begin):
@@ -132,7 +132,7 @@ class Jobs:
             self._running.add(job)
         return job
 
-    def _outcome(self, job: submitit.Job, log: Path, start: float) -> Outcome | None:
+    def _outcome(self, job: submitit.Job, start: float) -> Outcome | None:
         """Wait for a job; how it ended, or nothing if it reached its time limit."""
         try:
             while not job.done():

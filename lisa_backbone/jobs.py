@@ -134,6 +134,9 @@ class Processes:
             finally:
                 with self._lock:
                     self._running.discard(process)
+                if process is not None:
+                    with suppress(ProcessLookupError, PermissionError):  # what it left behind, on its GPU perhaps
+                        os.killpg(process.pid, signal.SIGKILL)
         if self._stopped:
             raise KeyboardInterrupt
         seconds = time.perf_counter() - start
@@ -315,7 +318,8 @@ def sentence_of(status: int, log: Path, begin: int) -> str:
         return told[-1].removeprefix('error: ')
     status, lines = _before_torchrun(status, lines)
     if status < 0:
-        name = signal.Signals(-status).name
+        known = -status in {one.value for one in signal.Signals}
+        name = signal.Signals(-status).name if known else f'signal {-status}'
         more = ', as the system does where memory runs out' if name == 'SIGKILL' else ''
         return f'was killed by {name}{more}; see {log}'
     return f'{lines[-1] if lines else f"ended with status {status}"}; see {log}'

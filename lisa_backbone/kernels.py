@@ -199,20 +199,20 @@ def _inputs(model: nn.Module, cfg: Any, images: int) -> Iterable[Tensor]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds as a Markdown table: a row for each model and stage.
+    """Mean and standard deviation over the seeds as a Markdown table: a row for each task, model and stage.
 
     Args:
         rows: Rows of :func:`measure_run`.
     """
     lines = [
-        '| model | stage | tokens | seeds | ' + ' | '.join(MEASURES) + ' |',
-        '|---|---:|---:|---:|' + '---:|' * len(MEASURES),
+        '| task | model | stage | tokens | seeds | ' + ' | '.join(MEASURES) + ' |',
+        '|---|---|---:|---:|---:|' + '---:|' * len(MEASURES),
     ]
-    for (model, stage), values in _grouped(rows).items():
-        tokens = next(row['tokens'] for row in rows if (row['model'], str(row['stage'])) == (model, stage))
+    for (task, model, stage), values in _grouped(rows).items():
+        tokens = next(row['tokens'] for row in rows if _key(row) == (task, model, stage))
         seeds = max(len(found) for found in values.values())
         cells = [_cell(values.get(measure, ())) for measure in MEASURES]
-        lines.append(f'| {model} | {stage} | {tokens} | {seeds} | ' + ' | '.join(cells) + ' |')
+        lines.append(f'| {task} | {model} | {stage} | {tokens} | {seeds} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
@@ -226,16 +226,17 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     grouped = _grouped(rows)
-    models = list(dict.fromkeys(model for model, _ in grouped))
+    models = list(dict.fromkeys((task, model) for task, model, _ in grouped))
+    several = len({task for task, _ in models}) > 1
     figure = Figure(figsize=(11, 3.4), layout='constrained')
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-        for shift, model in enumerate(models):
-            found = [(int(stage), values[measure]) for (name, stage), values in grouped.items() if name == model]
+        for shift, (task, model) in enumerate(models):
+            found = [(int(key[2]), values[measure]) for key, values in grouped.items() if key[:2] == (task, model)]
             found = [(stage, values) for stage, values in found if values]
             places = [stage + 0.04 * (shift - (len(models) - 1) / 2) for stage, _ in found]
             means = [statistics.fmean(values) for _, values in found]
             spreads = [statistics.stdev(values) if len(values) > 1 else 0 for _, values in found]
-            axes.errorbar(places, means, spreads, marker='o', capsize=2, label=model)
+            axes.errorbar(places, means, spreads, marker='o', capsize=2, label=f'{model}, {task}' if several else model)
         axes.set(title=measure, xlabel='stage', xticks=range(1, 5), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel('share of N')
@@ -244,11 +245,15 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """The values over the seeds, by model and stage, then by measure."""
-    grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row['task'], row['model'], str(row['stage'])
+
+
+def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, list[float]]]:
+    """The values over the seeds, by task, model and stage, then by measure."""
+    grouped: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in rows:
-        measures = grouped.setdefault((row['model'], str(row['stage'])), defaultdict(list))
+        measures = grouped.setdefault(_key(row), defaultdict(list))
         measures[row['measure']].append(float(row['value']))
     return grouped
 

@@ -251,7 +251,7 @@ def _raise_channels(model: nn.Module, name: str, given: Any, wrong: re.Match | N
     if widths and takes is not None and list(takes if isinstance(takes, list | tuple) else [takes]) != widths:
         raise UserError(
             f'model.neck takes feature maps of {takes} channels and model.backbone gives {widths}; set '
-            f'model.neck.in_channels={widths}'
+            f'model.neck.in_channels={str(widths).replace(" ", "")}'
         )
 
 

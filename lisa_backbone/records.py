@@ -88,8 +88,8 @@ SCHEMA: dict[str, Any] = {
             'schema': {'const': 1},
             'status': {'enum': list(STATUSES)},
             'task': _TEXT,  # 'mini COCO', or data set and schedule: 'COCO Mask R-CNN 1x'
-            'model': _TEXT,  # the row of the table: 'LiSA pico, SelfAttention'
-            'backbone': _TEXT,  # 'LiSA pico'
+            'model': _TEXT,  # the row of the table: 'lisa-p, SelfAttention'
+            'backbone': _TEXT,  # 'lisa-p'
             'attention': {'type': ['string', 'null']},  # the operator, where the backbone takes several
             'seed': {'type': ['integer', 'null']},
             # shares of one, each by its name in tables; the main one first

@@ -146,7 +146,7 @@ def rehearse(options: RunOptions, scale: float = 1.0) -> dict[str, Any]:
     found = preflight(cfg, 'train', None, options.min_fit, loaders, options.check_images)
     _say('what would be trained', found.lines())
     start, watch = time.perf_counter(), _Watch()
-    with explained(cfg):
+    with explained(cfg, again='rehearse again'):
         runner = build_runner(cfg)
         lengths = {'train': _take_few(runner, '_train_dataloader', STEPS * cfg.train_dataloader.batch_size)}
         if cfg.get('val_dataloader'):

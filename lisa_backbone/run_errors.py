@@ -22,42 +22,48 @@ _LABEL_ON_GPU = r'device-side assert triggered|Class values must be smaller than
 
 
 @contextmanager
-def explained(cfg: Config) -> Iterator[None]:
-    """Turn errors of a run whose cause is recognised into a :class:`UserError`; others keep their traceback."""
+def explained(cfg: Config, loader: str = 'train_dataloader', again: str = 'go on with --resume') -> Iterator[None]:
+    """Turn errors of a run whose cause is recognised into a :class:`UserError`; others keep their traceback.
+
+    Args:
+        cfg: The config.
+        loader: Its loader that the run takes its batches from.
+        again: What to do once the cause is gone.
+    """
     try:
         yield
     except UserError as error:
         worker = re.match(r'Caught UserError in .*^\S*UserError: ([^\n]*)', str(error), re.S | re.M)
         if worker is None:
             raise
-        raise UserError(f'{worker[1]}; then go on with --resume') from error  # without the worker's traceback
+        raise UserError(f'{worker[1]}; then {again}') from error  # without the worker's traceback
     except Exception as error:
-        sentence = _explain(error, cfg)
+        sentence = _explain(error, cfg, loader, again)
         if sentence is None:
             raise
         raise UserError(sentence) from error
 
 
-def _explain(error: Exception, cfg: Config) -> str | None:
+def _explain(error: Exception, cfg: Config, loader: str, again: str) -> str | None:
     """The cause of an error during a run in one sentence, or ``None`` where it is not recognised."""
     text = str(error)
-    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    batch = (cfg.get(loader) or {}).get('batch_size')
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return (
-            f'GPU memory ran out at train_dataloader.batch_size={batch}; lower it (and add --auto-scale-lr), train '
-            f'with --amp, or set model.backbone.with_cp=True'
-        )
+        mend = 'lower it, or take a GPU with more memory'
+        if loader == 'train_dataloader':
+            mend = 'lower it (and add --auto-scale-lr), train with --amp, or set model.backbone.with_cp=True'
+        return f'GPU memory ran out at {loader}.batch_size={batch}; {mend}'
     if 'Bus error' in text or 'shared memory' in text:
-        return 'a data worker ran out of shared memory; enlarge /dev/shm, or set train_dataloader.num_workers=0'
+        return f'a data worker ran out of shared memory; enlarge /dev/shm, or set {loader}.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
-        return f'the disk of {cfg.work_dir} is full; free some space and go on with --resume'
+        return f'the disk of {cfg.work_dir} is full; free some space and {again}'
     file = _broken_file(error, cfg) or _bad_label(error, cfg)
     if file:
-        return f'{file}; then go on with --resume'
+        return f'{file}; then {again}'
     if isinstance(error, FileNotFoundError):
         path = error.filename or (re.findall(r"No such file or directory: '([^']+)'", text) or [None])[-1]
         if path:
-            return f'file {path} does not exist; mend the data or the path, then go on with --resume'
+            return f'file {path} does not exist; mend the data or the path, then {again}'
     return explain_build_error(error)
 
 

@@ -167,7 +167,9 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     info = runner.message_hub.runtime_info
     best = info.get('best_ckpt')
-    checkpoint = best if best and Path(best).is_file() else find_latest_checkpoint(runner.work_dir)
+    # The path is that of the work directory in which it was saved, which may have been moved since.
+    here = [path for path in (best and Path(best), best and Path(runner.work_dir, Path(best).name)) if path]
+    checkpoint = next((str(path) for path in here if path.is_file()), None) or find_latest_checkpoint(runner.work_dir)
     result = record(
         options,
         checkpoint=checkpoint,
@@ -226,7 +228,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
         _augment_test(cfg)
     predictions = keep_predictions(cfg, 'predictions_tta' if options.tta else 'predictions')
     start = time.perf_counter()
-    with explained(cfg):
+    with explained(cfg, 'test_dataloader', 'test again'):
         runner = build_runner(cfg)
         metrics = plain_metrics(runner.test())
     result = record(
@@ -462,22 +464,29 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
 def _latest_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that ``last_checkpoint`` names, here or in a work directory that was moved.
 
-    mmengine writes that file in place, so that an interrupt can leave it empty: then it is the newest whole checkpoint.
+    mmengine writes both files in place, the checkpoint again where it is the best, so that an interrupt can leave
+    either cut off: then it is the newest whole checkpoint.
     """
     named = find_latest_checkpoint(work_dir)
     if named is None:
         return None
     folder = Path(work_dir)
-    for path in (Path(named), folder / Path(named).name):
-        if path.is_file():
-            return str(path)
     saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    for path in sorted(saved, key=lambda p: p.stat().st_mtime, reverse=True):
+    saved.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    refused = None
+    for path in dict.fromkeys([Path(named), folder / Path(named).name, *saved]):
+        if not path.is_file():
+            continue
         try:
             compat.load_checkpoint(path)
-        except UserError:
+        except UserError as error:
+            refused = refused or error
             continue
+        if refused:
+            print(f'{refused}; taking {path}', flush=True)
         return str(path)
+    if refused:
+        raise refused
     raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
 
 

@@ -97,9 +97,8 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         samples: Samples that are loaded here, twice, to see what their transforms take the second time.
 
     Returns:
-        The row of a table: milliseconds of an iteration, the median, and of its parts, those of the median
-        iteration's shares; processor milliseconds of loading a batch, and of those the ones in transforms of this
-        package; conditions.
+        The row of a table: milliseconds of an iteration and of its parts, each its own median; processor milliseconds
+        of loading a batch, and of those the ones in transforms of this package; conditions.
 
     Raises:
         UserError: The config cannot be trained, trains too few iterations, or in several processes.
@@ -114,7 +113,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         cfg.experiment_name = os.path.basename(folder)  # mmengine keeps one visualizer for each name
         require_training(cfg)
         preflight(cfg, 'train', None, options.min_fit, check_images='none')
-        with explained(cfg):
+        with explained(cfg, again='measure again'):
             runner = build_runner(cfg)
             clock = _watch(runner, warmup, iterations)
             try:

@@ -521,3 +521,36 @@ def test_heads_and_tokens_that_do_not_fit_are_refused():
 def test_a_name_is_registered_once():
     with pytest.raises(KeyError, match='LiSAttention'):
         register_attention(type('LiSAttention', (nn.Module,), {}))
+
+
+def test_padded_form_cannot_wrap():
+    for operator in FFT_OPERATORS:
+        with pytest.raises(UserError, match="form='padded' takes all offsets; take form='circular'"):
+            operator(12, 3, form='padded', wrap=True)
+
+
+def test_bias_of_softmax_attention_is_made_in_full_precision():
+    """Half precision cannot tell large offsets apart, and the RPE is a function of them."""
+    model = spread_parameters(build_attention('SelfAttention', 12, 3))
+    grid, seen = (20, 21), []
+    model.rpe.register_forward_hook(lambda *found: seen.append(found[2]))
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            model(tokens(grid, dtype=torch.float32), grid)
+    assert torch.equal(*seen)
+
+
+def test_a_token_of_zeros_has_bounded_gradients():
+    """Zeros are padding; dividing a query by its length would send the gradient to infinity."""
+    for name in ATTENTION:
+        torch.manual_seed(0)
+        model = build_attention(name, 12, 3)
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if key.endswith('bias') and 'norm' not in key:
+                    parameter.zero_()
+        x = tokens((4, 6), dtype=torch.float32)
+        x[:, 5] = 0
+        x.requires_grad_()
+        model(x, (4, 6)).sum().backward()
+        assert x.grad.abs().max() < 1e6, name

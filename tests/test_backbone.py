@@ -378,6 +378,7 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
         (dict(arch=SMALL, norm='GN'), "norm 'GN'"),
         (dict(arch=SMALL, temporal_stride=0), 'temporal_stride=0'),
         (dict(arch=SMALL, attention=['NoMixing'] * 3), 'sequence of four'),
+        (dict(arch=SMALL, drop_path_rate=1), 'drop_path_rate=1 must be at least 0 and below 1'),
     ],
 )
 def test_what_cannot_be_built_is_told(options, words):

@@ -159,6 +159,8 @@ def test_tested_checkpoint_must_fill_every_key(tmp_path):
     path = save(tmp_path / 'part.pth', {k: v for k, v in state.items() if k != 'neck.running_mean'})
     with pytest.raises(UserError, match=r'1 are not in the file, such as neck\.running_mean'):
         check_checkpoint(Detector(), path)
+    with pytest.raises(UserError, match=r'or allow it with --min-fit 0\.99$'):  # 1 asks for buffers too
+        check_checkpoint(Detector(), path)
     assert check_checkpoint(Detector(), path, min_fit=0.99).missing == ['neck.running_mean']
 
 
@@ -166,6 +168,10 @@ def test_resuming_needs_progress_and_optimizer(tmp_path):
     state = Detector().state_dict()
     with pytest.raises(UserError, match='cannot be resumed; to start a new run from its weights'):
         check_resumable(Detector(), save(tmp_path / 'w.pth', state))
+    part = save(tmp_path / 'part.pth', {k: v for k, v in state.items() if k != 'neck.running_mean'})
+    with pytest.raises(UserError, match='1 are not in the file') as error:
+        check_resumable(Detector(), part)
+    assert '--min-fit' not in str(error.value)  # which cannot allow it
     whole = save(tmp_path / 'r.pth', state, meta={'iter': 3, 'epoch': 1}, optimizer={}, message_hub={})
     assert check_resumable(Detector(), whole).share == 1
 

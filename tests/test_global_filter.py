@@ -7,8 +7,9 @@ import pytest
 import torch
 from oracle import GRIDS, OnGrid, assert_equals_oracle, relative_error, spread_parameters, tokens
 
-from lisa_backbone.attention import GlobalFilter
+from lisa_backbone.attention import GlobalFilter, build_attention
 from lisa_backbone.complexity import count_macs
+from lisa_backbone.errors import UserError
 
 
 def between(samples, frequency):
@@ -93,3 +94,8 @@ def test_the_filter_starts_at_unit_gain():
     assert GlobalFilter(64, 4)(x, (14, 14)).square().mean().item() == pytest.approx(
         1, abs=0.15
     )  # real columns lose half
+
+
+def test_an_odd_number_of_columns_is_refused():
+    with pytest.raises(UserError, match=r'base=\(14, 15\) has an odd number of columns'):
+        build_attention({'type': 'GlobalFilter', 'base': (14, 15)}, 12, 3)

@@ -90,6 +90,19 @@ def test_nothing_is_started_beside_what_was_left_behind(tmp_path, monkeypatch):
     assert log.read_text() == '1\n'
 
 
+@pytest.mark.parametrize('end', ['exit 0', 'kill -9 $$'])
+def test_what_a_process_leaves_behind_is_ended(tmp_path, end):
+    """It would keep its GPU, which the next process is given."""
+    left = tmp_path / 'pid'
+    Processes(threads=1).run(['sh', '-c', f'sleep 60 & echo $! > {left}; {end}'], tmp_path / 'log.txt')
+    assert ended(int(left.read_text()))
+
+
+def test_signal_without_a_name_is_told(tmp_path):
+    outcome = Processes(threads=1).run(['sh', '-c', 'kill -40 $$'], tmp_path / 'log.txt')
+    assert outcome.sentence.startswith('was killed by signal 40; see')
+
+
 def test_work_goes_several_at_a_time(tmp_path):
     processes, met, results = Processes(1), threading.Barrier(2, timeout=10), []
 

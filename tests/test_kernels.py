@@ -87,14 +87,24 @@ def test_an_operator_without_a_kernel_is_named():
 
 def test_table_and_figure(tmp_path):
     rows = [
-        {'model': 'a', 'seed': seed, 'stage': stage, 'tokens': 16, 'measure': measure, 'value': f'{0.5 + 0.1 * seed}'}
+        {
+            'task': 't',
+            'model': 'a',
+            'seed': seed,
+            'stage': stage,
+            'tokens': 16,
+            'measure': measure,
+            'value': f'{0.5 + 0.1 * seed}',
+        }
         for seed in (0, 1)
         for stage in (1, 2)
         for measure in MEASURES[: stage + 1]
     ]
     assert make_table(rows).splitlines()[2:] == [
-        '| a | 1 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 |  |',
-        '| a | 2 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071 |',
+        '| t | a | 1 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 |  |',
+        '| t | a | 2 | 16 | 2 | 0.550 ± 0.071 | 0.550 ± 0.071 | 0.550 ± 0.071 |',
     ]
+    other = [{**row, 'task': 'u', 'tokens': 4, 'value': '0.1'} for row in rows[:1]]  # is no seed of the same
+    assert make_table([*rows, *other]).splitlines()[-1] == '| u | a | 1 | 4 | 1 | 0.100 |  |  |'
     draw(rows, tmp_path / 'kernels.png')
     assert (tmp_path / 'kernels.png').stat().st_size > 10_000

@@ -398,6 +398,14 @@ def test_operators_become_overrides():
     ]
     with pytest.raises(UserError, match="option 'local_con' is unknown to SelfAttention"):
         attention_options('SelfAttention:local_con=True')
+    assert attention_options('ShuntedAttention:reductions=(1,2)') == [
+        'model.backbone.attention.type=ShuntedAttention',
+        'model.backbone.attention.reductions=(1,2)',
+    ]
+    listed = parse_options(attention_options('ShuntedAttention:reductions=[1, 2]'))
+    assert listed['model.backbone.attention.reductions'] == [1, 2]
+    with pytest.raises(UserError, match="'2' is not OPTION=VALUE; write NAME:OPTION=VALUE"):
+        attention_options('LiSAttention:2')
 
 
 @pytest.mark.parametrize('value', ['true', 'True'])

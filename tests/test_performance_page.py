@@ -60,7 +60,7 @@ def own_share():
         ('growth of the time of the operator', lambda: -growth().exponent, -1.15, 2),
         (
             'on an H100 in bf16: forward',
-            lambda: on_h100('800x1280', 'LiSA:arch=tiny', 'mmpretrain.SwinTransformer', '800x1280'),
+            lambda: on_h100('800x1280', 'LiSA:arch=tiny', 'timm.swin_tiny', '800x1280'),
             1.3,
             2,
         ),

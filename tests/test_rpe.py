@@ -68,3 +68,15 @@ def test_offsets_of_few_grids_are_kept():
         rpe._log_offsets((n,), False, torch.zeros(1))
     assert len(rpe._OFFSETS) == rpe._OFFSETS_KEPT
     assert (rpe._OFFSETS_KEPT + 9,) in {key[0] for key in rpe._OFFSETS}
+
+
+def test_a_tracer_gets_no_real_offsets():
+    from torch._subclasses import FakeTensorMode
+
+    made = rpe.build_rpe('continuous', 2)
+    made((3, 4), False)
+    mode = FakeTensorMode()
+    with mode:
+        fake = rpe.build_rpe('continuous', 2)
+        assert fake((3, 4), False).shape == (2, 5, 7)
+    assert made((3, 4), False).isfinite().all()

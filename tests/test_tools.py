@@ -250,14 +250,20 @@ def test_seconds_before_a_resumption_count():
     assert 0 < hook.seconds < 100  # weights to start from are no part of the training
 
 
-def test_an_emptied_last_checkpoint_falls_back_to_the_newest_whole_one(trained, tmp_path):
+def test_what_was_cut_off_falls_back_to_the_newest_whole_checkpoint(trained, tmp_path, capsys):
     work_dir = tmp_path / 'work'
     shutil.copytree(trained[0], work_dir)
     (work_dir / 'last_checkpoint').write_text('')
     whole = (work_dir / 'epoch_1.pth').read_bytes()
     (work_dir / 'epoch_2.pth').write_bytes(whole[: len(whole) // 2])  # interrupted while it was written
     assert _latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))  # it was written again, as the best
+    assert _latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    assert 'epoch_2.pth is damaged' in capsys.readouterr().out
     (work_dir / 'epoch_1.pth').unlink()
+    with pytest.raises(UserError, match=r'epoch_2\.pth is damaged'):
+        _latest_checkpoint(str(work_dir))
+    (work_dir / 'epoch_2.pth').unlink()
     with pytest.raises(UserError, match=r'last_checkpoint names .* gone; give a file with --resume FILE'):
         _latest_checkpoint(str(work_dir))
 
@@ -380,7 +386,7 @@ INSIDE = {
     'feature channels': (
         {},
         {'model.neck.in_channels': [32, 64, 128, 256]},
-        r'set model\.neck\.in_channels=\[32, 64, 128, 192\]',
+        r'set model\.neck\.in_channels=\[32,64,128,192\]',
     ),
     'number of feature maps': (
         {},

@@ -31,7 +31,7 @@ from bootstrap_steps.packages import set_up
 SOURCES = ('lisa_backbone', 'tools', 'configs', 'tests')
 CONFIGS_REHEARSED = 2
 DEMO_CONFIG = 'configs/det/mask-rcnn_lisa-p_fpn_mini-coco.py'
-# Two tasks with short schedules, one of images and one of videos, for all models of LiSA pico's size.
+# Two tasks with short schedules, one of images and one of videos; swin-p learns too little in them.
 SMALL_LEADERBOARD = (
     '--tasks mini-imagenet mini-kinetics --models lisa-p pvtv2-p convnext-p resnet-p '
     '--attention LiSAttention SelfAttention --schedule 0.4'

@@ -15,7 +15,8 @@ from pathlib import Path
 from lisa_backbone.data import prepare, prepare_images
 from lisa_backbone.errors import exit_with_sentence
 
-DATA = Path(__file__).resolve().parent.parent / 'data'
+REPO = Path(__file__).resolve().parent.parent
+DATA = REPO / 'data'
 IMAGE_SETS = {
     'coco': (prepare_images.check_coco, DATA / 'coco'),
     'ade20k': (prepare_images.check_ade20k, DATA / 'ade' / 'ADEChallengeData2016'),
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     sets = parser.add_subparsers(dest='set', required=True)
     for name, (function, root) in {**IMAGE_SETS, **VIDEO_SETS}.items():
         one = sets.add_parser(name, help=function.__doc__.splitlines()[0])
-        one.add_argument('--root', type=Path, default=root, help=f'root of the set (default: data/{root.name})')
+        one.add_argument('--root', type=Path, default=root, help=f'root of the set (default: {root.relative_to(REPO)})')
         one.set_defaults(function=function)
         if name in IMAGE_SETS:
             one.add_argument(

@@ -17,7 +17,21 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+
 FORMS = ('dense', 'padded', 'circular')
+
+
+def wraps(form: str, asked: bool) -> bool:
+    """Whether a form wraps the offsets: ``circular`` always, ``dense`` where it is asked to.
+
+    Raises:
+        UserError: ``padded`` is asked to.
+    """
+    if form == 'padded' and asked:
+        raise UserError("wrap=True is for form='dense', and form='padded' takes all offsets; take form='circular'")
+    return asked or form == 'circular'
+
 
 # Up to so many grid positions a product with the matrix is faster than FFTs on a processor, and its MACs are few beside
 # those of the layers around it.

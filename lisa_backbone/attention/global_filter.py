@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from .correlation import offset_matrix
 from .precision import at_least_float32, without_autocast
 from .registry import About, check_heads, check_tokens, register_attention
@@ -36,8 +37,11 @@ class GlobalFilter(nn.Module):
     Args:
         dim: Number of channels.
         num_heads: Number of heads; kept for the common signature, since nothing depends on it.
-        base: Rows and columns of the base grid.
+        base: Rows and columns of the base grid, an even number of columns.
         base_frames: Frames of the base grid.
+
+    Raises:
+        UserError: The number of columns is odd.
     """
 
     about: ClassVar[About] = About(
@@ -55,6 +59,8 @@ class GlobalFilter(nn.Module):
     def __init__(self, dim: int, num_heads: int, base: tuple[int, int] = (14, 14), base_frames: int = 8) -> None:
         super().__init__()
         check_heads(dim, num_heads)
+        if base[1] % 2:
+            raise UserError(f'base={tuple(base)} has an odd number of columns, which has no highest frequency; add one')
         self.dim = dim
         # Real and imaginary parts first, frequencies last; the half spectrum of the columns.
         self.weight = nn.Parameter(2**-0.5 * torch.randn(2, dim, base[0], base[1] // 2 + 1))

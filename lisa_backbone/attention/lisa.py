@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .correlation import FORMS, offset_matrix
+from .correlation import FORMS, offset_matrix, wraps
 from .local import DepthwiseConv
 from .pattern_sum import average_patterns, fused
 from .precision import at_autocast, at_least_float32, without_autocast
@@ -55,8 +55,8 @@ class LiSAttention(nn.Module):
 
     That sum gives a narrow pattern the same say as a wide one, and keeps their balance when the grid grows. y does not
     change when phi is scaled by a factor of the query, or psi by one of the head; both are therefore scaled to at most
-    1 before the sums, and nothing overflows, whatever the input. FFT and division run in float32 inside autocast
-    (float64 for float64 parameters).
+    1 before the sums, and nothing overflows, whatever the input (with ``'squared_relu'``, up to 1e19). FFT and division
+    run in float32 inside autocast (float64 for float64 parameters).
 
     Args:
         dim: Number of channels C.
@@ -73,7 +73,8 @@ class LiSAttention(nn.Module):
         wrap: For ``form='dense'`` only: wrap the offsets as ``'circular'`` does.
 
     Raises:
-        UserError: ``form``, ``rpe`` or ``feature_map`` is unknown, or the heads do not divide the channels.
+        UserError: ``form``, ``rpe`` or ``feature_map`` is unknown, ``form='padded'`` is to wrap, or the heads do not
+            divide the channels.
 
     Examples:
         >>> import torch
@@ -111,7 +112,7 @@ class LiSAttention(nn.Module):
         check_choice('feature_map', feature_map, FEATURE_MAPS)
         self.dim, self.num_heads, self.num_patterns = dim, num_heads, num_patterns
         self.form, self.eps, self.feature_map = form, eps, feature_map
-        self.wrap = wrap or form == 'circular'
+        self.wrap = wraps(form, wrap)
         self.query = nn.Linear(dim, num_heads * num_patterns, bias=qkv_bias)
         self.key = nn.Linear(dim, num_heads * num_patterns, bias=qkv_bias)
         self.value = nn.Linear(dim, dim, bias=qkv_bias)

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .correlation import FORMS, correlate, offset_matrix
+from .correlation import FORMS, correlate, offset_matrix, wraps
 from .local import DepthwiseConv
 from .precision import at_least_float32, without_autocast
 from .registry import About, check_choice, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
+
+# Least length that queries and keys are divided by: a token of zeros would get gradients without bound.
+EPS = 1e-3
 
 
 @register_attention
@@ -45,7 +48,8 @@ class PatternCodeAttention(nn.Module):
         wrap: For ``form='dense'`` only: wrap the offsets as ``'circular'`` does.
 
     Raises:
-        UserError: ``form`` or ``rpe`` is unknown, or the heads do not divide the channels.
+        UserError: ``form`` or ``rpe`` is unknown, ``form='padded'`` is to wrap, or the heads do not divide the
+            channels.
     """
 
     about: ClassVar[About] = About(
@@ -71,7 +75,7 @@ class PatternCodeAttention(nn.Module):
         check_heads(dim, num_heads)
         check_choice('form', form, FORMS)
         self.dim, self.num_heads, self.num_patterns = dim, num_heads, num_patterns
-        self.form, self.wrap = form, wrap or form == 'circular'
+        self.form, self.wrap = form, wraps(form, wrap)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpe = build_rpe(rpe, num_heads * (2 * num_patterns + 1))
         self.rho = nn.Linear(num_patterns, num_patterns)
@@ -84,7 +88,7 @@ class PatternCodeAttention(nn.Module):
         q, k, value = self.qkv(x).chunk(3, dim=-1)
         q, k, v = (at_least_float32(z.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)) for z in (q, k, value))
         with without_autocast(x):
-            y = self._attend(F.normalize(q, dim=2), F.normalize(k, dim=2), v, grid)
+            y = self._attend(*(F.normalize(z, dim=2, eps=EPS) for z in (q, k)), v, grid)
         y = y.flatten(1, 2).transpose(1, 2).to(value.dtype)
         if self.local_conv is not None:
             y = y + self.local_conv(value, grid)

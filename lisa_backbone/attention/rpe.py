@@ -24,8 +24,9 @@ class ContinuousRPE(nn.Module):
     """A small MLP of log-spaced offsets plus a learned power-law decay.
 
     The value at offset o is MLP(l(o)) - slope * log(1 + |o|), with l(o) = sign(o) log(1 + |o|) on each of the three
-    axes and |o| the Euclidean length in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022, Eq. 4). It
-    is defined at every offset, so a larger grid extends the function and a smaller one cuts it: nothing is stretched.
+    axes and |o| the Euclidean length in space, in tokens. Log spacing follows Swin Transformer V2 (Liu et al., 2022,
+    Eq. 4). It is defined at every offset: a larger grid extends the function, a smaller one cuts it, nothing is
+    stretched.
     The temporal weights start at zero: an image model does not train them, and a video model starts out ignoring time.
 
     Args:
@@ -81,14 +82,15 @@ _OFFSETS_KEPT = 64  # grids, for training at many scales
 def _log_offsets(grid: tuple[int, ...], wrap: bool, like: Tensor) -> tuple[Tensor, Tensor]:
     """Log-spaced offsets (N, 3), and log(1 + length in space) of each."""
     key = (tuple(grid), wrap, like.device, like.dtype)
-    if torch.compiler.is_compiling() or key not in _OFFSETS:
+    real = type(like) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    if not real or key not in _OFFSETS:
         axes = [axis_offsets(n, wrap, like.device).to(like.dtype) for n in grid]
         offsets = torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).flatten(0, -2)
         offsets = F.pad(offsets, (3 - len(grid), 0))
         # Time is left out of the length, so that a clip of identical frames is treated like the image.
         found = offsets.sign() * offsets.abs().log1p(), offsets[:, 1:].norm(dim=-1).log1p()
         # Tensors of a tracer or of inference mode are of no use to others.
-        if type(found[0]) is not Tensor or found[0].is_inference() or torch.compiler.is_compiling():
+        if not real or type(found[0]) is not Tensor or found[0].is_inference():
             return found
         _OFFSETS[key] = found
         if len(_OFFSETS) > _OFFSETS_KEPT:

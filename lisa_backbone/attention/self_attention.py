@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .correlation import offset_matrix
 from .local import DepthwiseConv
+from .precision import without_autocast
 from .registry import About, check_heads, check_tokens, register_attention
 from .rpe import build_rpe
 
@@ -77,7 +78,10 @@ class SelfAttention(nn.Module):
         """Queries, keys and values (B, heads, L, d) and the bias of the logits (heads, L, L)."""
         check_tokens(x, grid, self.dim)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = None if self.rpe is None else offset_matrix(self.rpe(grid, False), grid).to(q.dtype)
+        if self.rpe is None:
+            return q, k, v, None
+        with without_autocast(x):
+            bias = offset_matrix(self.rpe(grid, False), grid).to(q.dtype)
         return q, k, v, bias
 
 

@@ -64,7 +64,8 @@ class WindowAttention(nn.Module):
             from timm.models.swin_transformer import WindowAttention as Core
         except (ImportError, RuntimeError) as error:
             raise UserError(
-                f'WindowAttention needs timm, which cannot be imported here ({error}); install it: pip install timm'
+                f'WindowAttention needs timm, which cannot be imported here ({error}); install it with '
+                'python -m pip install timm, and a torchvision that fits the installed torch'
             ) from error
         self.dim, self.num_heads, self.window_size, self.shift = dim, num_heads, window_size, shift
         self.core = Core(dim, num_heads, window_size=window_size, qkv_bias=qkv_bias)

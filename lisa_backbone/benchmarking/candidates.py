@@ -6,7 +6,6 @@ Frameworks are imported when a candidate of theirs is built; an operator needs t
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import split_pairs
 from ..attention import ATTENTION, build_attention
 from ..attention.precision import at_autocast
 from ..errors import UserError
@@ -125,13 +125,9 @@ def parse_pairs(spec: str) -> dict[str, Any]:
     Raises:
         UserError: A pair has no ``=``.
     """
-    # A comma begins an option where a name and = follow; others belong to a value.
-    pairs = filter(None, re.split(r',(?=[A-Za-z_][\w.]*=)', spec.partition(':')[2]))
     options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition('=')
-        if not equals:
-            raise UserError(f'{pair!r} in {spec!r} is not OPTION=VALUE; write NAME:OPTION=VALUE,OPTION=VALUE')
+    for pair in split_pairs(spec.partition(':')[2]):
+        key, _, value = pair.partition('=')
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -69,7 +69,6 @@ class Job:
         threads: Processor threads.
         limit: Seconds that a pass may take.
         compiled: As for :func:`make_pass`.
-        graph: As for :func:`make_pass`.
     """
 
     candidate: Candidate
@@ -81,7 +80,6 @@ class Job:
     threads: int
     limit: float
     compiled: bool = False
-    graph: bool = False
 
 
 def probe_apart(job: Job) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def probe(job: Job, note: Callable[[dict[str, Any]], None] = lambda found: None)
     found |= _macs(counted)
     note(found)
     with precision(job.dtype), _explained(job):
-        run = make_pass(model, input_shape, job.batch, job.mode, job.dtype, job.device, job.compiled, job.graph)
+        run = make_pass(model, input_shape, job.batch, job.mode, job.dtype, job.device, job.compiled)
         if job.compiled:
             run()  # compiles, which is no part of the time or the memory of a pass
 

@@ -131,7 +131,6 @@ def _probe(candidate: Candidate, group: Group, settings: Settings) -> dict[str, 
                     settings.threads,
                     settings.limit,
                     settings.compiled,
-                    settings.graph,
                 )
             )
         except OutOfMemory as error:

@@ -167,7 +167,7 @@ def _check_files(findings: Findings, paths: list[Path], span: int, whole: bool) 
         results = tqdm(verdicts, 'decoding', len(paths), unit='video', disable=not whole)
         for path, (fault, frames) in zip(paths, results, strict=True):
             if fault:
-                mend = f'fetch it again, or write the list without it with tools/prepare_data.py --check {check}'
+                mend = f'fetch it again, or write the list without it with tools/prepare_data.py SET --check {check}'
                 findings.problem('video', f'the video {path} {fault}', mend)
             elif frames < span:
                 findings.note(

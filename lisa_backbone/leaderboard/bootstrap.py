@@ -69,15 +69,6 @@ class Comparison:
         """Whether the interval holds 0."""
         return self.low <= 0 <= self.high
 
-    def warning(self) -> str | None:
-        """A sentence where the difference must not be read as one."""
-        if not self.in_noise:
-            return None
-        return (
-            f'the difference between {self.names[0]} and {self.names[1]} ({self.metric} {self.difference:+.4f}) is '
-            f'inside the noise of a choice of {self.samples} {self.unit}'
-        )
-
     def sentence(self) -> str:
         """The comparison in one sentence."""
         where = 'inside' if self.in_noise else 'outside'
@@ -193,6 +184,8 @@ def _bootstrap(
     statistic: Callable, samples: int, width: int, resamples: int, confidence: float, method: str, seed: int
 ) -> tuple[float, float, np.ndarray]:
     """Ends of the confidence interval and the value of each resample."""
+    if samples < 2:
+        raise UserError('predictions of one sample cannot be resampled; compare tests of more')
     with warnings.catch_warnings(), np.errstate(invalid='ignore', divide='ignore'):
         warnings.simplefilter('ignore', stats.DegenerateDataWarning)
         result = stats.bootstrap(

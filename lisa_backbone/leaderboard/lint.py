@@ -184,9 +184,8 @@ def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]
     rows = {
         name: {'config': name, **{key: str(value) for key, value in vars(cost).items()}} for name, cost in costs.items()
     }
-    if mend:
-        path.unlink(missing_ok=True)
-        append_rows(path, list(rows.values()))
+    if mend and rows:
+        append_rows(path, list(rows.values()), replaced=read_rows(path))
         return []
     found = {row['config']: row for row in read_rows(path)}
     problems = [Problem(COSTS, f'has no row of {name}') for name in rows.keys() - found.keys()]

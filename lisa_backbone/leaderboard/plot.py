@@ -67,6 +67,8 @@ def draw_results(
             f'another file with --results'
         )
     columns = [number for number, group in enumerate(measured[0].groups) if group.task not in _CONTROLS]
+    if not columns:
+        raise UserError('a picture is of tasks, and these records are of controls alone; name others with --tasks')
     crowded = max(sum(number == at for row in measured[0].rows for at, _ in row.cells) for number in columns) > _CROWD
     width, height = (7.6, 5.2) if crowded else (2.7, 2.9)
     shape = (len(columns), len(against)) if crowded else (len(against), len(columns))

@@ -164,22 +164,6 @@ class SeedComparison:
             return self.corrected >= 1 - self.confidence
         return None if self.low is None or self.high is None else self.low <= 0 <= self.high
 
-    def warning(self) -> str | None:
-        """A sentence where the difference must not be read as one."""
-        first, second = self.names
-        if self.in_noise is None:
-            few = ' and '.join(f'{s.count} of {name}' for name, s in zip(self.names, self.summaries, strict=True))
-            return (
-                f'whether {first} and {second} differ on {self.task} cannot be told from so few seeds ({few}); it '
-                f'takes two of each'
-            )
-        if self.in_noise:
-            return (
-                f'the difference between {first} and {second} on {self.task} ({self.metric} {self.difference:+.3f}) is '
-                f'inside the noise over seeds'
-            )
-        return None
-
     def sentence(self) -> str:
         """The comparison in one sentence."""
         of = [f'{name} {summary}' for name, summary in zip(self.names, self.summaries, strict=True)]
@@ -207,7 +191,8 @@ def compare_seeds(
     """Compare two models on a task over their seeds.
 
     The same seed gives both models the same order of the data, and the same start where they have the same parameters,
-    so results of the same seed go together. Where the values do not vary at all the interval is the difference itself.
+    so results of the same seed go together. Where all pairs differ by the same, as figures of few digits may by chance,
+    Welch's test is taken; where the values do not vary at all the interval is the difference itself.
 
     Args:
         first: Records of a model, one for each seed.
@@ -234,6 +219,7 @@ def compare_seeds(
     x, y = (np.array(list(values.values())) for values in (a, b))
     low = high = p = test = None
     if min(len(x), len(y)) > 1:
+        paired = paired and np.ptp(x - y) >= _CONSTANT
         test = 'paired t-test' if paired else "Welch's t-test"
         low, high, p = _t_interval(x, y, paired, confidence)
     return SeedComparison(
@@ -270,12 +256,14 @@ def correct(comparisons: Sequence[SeedComparison]) -> list[SeedComparison]:
     return corrected
 
 
+_CONSTANT = 1e-12  # spread of values that do not vary, but for rounding; scipy would divide by it
+
+
 def _t_interval(x: np.ndarray, y: np.ndarray, paired: bool, confidence: float) -> tuple[float, float, float]:
     """Ends of the confidence interval of the difference of means, and p."""
     difference = float(x.mean() - y.mean())
-    spread = np.ptp(x - y) if paired else np.ptp(x) + np.ptp(y)
-    if spread < 1e-12:  # scipy divides by it
-        return difference, difference, float(abs(difference) < 1e-12)
+    if not paired and np.ptp(x) + np.ptp(y) < _CONSTANT:
+        return difference, difference, float(abs(difference) < _CONSTANT)
     result = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
     interval = result.confidence_interval(confidence)
     return float(interval.low), float(interval.high), float(result.pvalue)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..arguments import split_pairs
 from ..attention import ATTENTION, build_attention
 from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config
@@ -182,12 +183,12 @@ def attention_options(attention: str) -> list[str]:
         return []
     build_attention(_parse_attention(attention), 32, 2)
     name, _, rest = attention.partition(':')
-    return [f'model.backbone.attention.{pair}' for pair in (f'type={name}', *filter(None, rest.split(',')))]
+    return [f'model.backbone.attention.{pair}' for pair in (f'type={name}', *split_pairs(rest))]
 
 
 def _parse_attention(attention: str) -> dict[str, Any]:
     name, _, rest = attention.partition(':')
-    return {'type': name, **parse_options(list(filter(None, rest.split(','))))}
+    return {'type': name, **parse_options(split_pairs(rest))}
 
 
 def first_of(task: Task, model: Model, root: Path) -> Task | None:
@@ -545,7 +546,9 @@ def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
                 wrong = _do('train', first, sweep, [])
             if wrong:
                 return f'{first} failed, from whose weights it starts: {wrong}'
-            initial = [f'{PRETRAINED}={_entries(sweep.work_dir(first))["train"]["checkpoint"]}']
+            trained = Path(_entries(sweep.work_dir(first))['train']['checkpoint'])
+            here = sweep.work_dir(first) / trained.name  # of a work directory that was moved
+            initial = [f'{PRETRAINED}={trained if trained.is_file() else here}']
         with sweep.locks[run]:
             wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
         return wrong or _record(sweep.work_dir(run)) or f'there is no record of it; see {sweep.log(run)}'

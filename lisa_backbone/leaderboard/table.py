@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .sections import Group, Row, Section, sections
+from .sections import Row, Section, sections
 from .wording import HEADINGS, figure
 
 __all__ = ['table']
@@ -44,7 +44,7 @@ def _table(section: Section, records: Sequence[dict[str, Any]]) -> str:
     heads = [*costs, *(f'{group.title}, {metric}' for _, group, metric in columns)]
     lines = ['| ' + ' | '.join(['model', *heads]) + ' |', '|---|' + '---:|' * len(heads)]
     places = {name: place for place, name in enumerate(dict.fromkeys(record['model'] for record in records))}
-    for row in sorted(section.rows, key=lambda row: (-_mean(row, *columns[0]), places[row.model])):
+    for row in sorted(section.rows, key=lambda row: (-_mean(row, columns[0][0], columns[0][2]), places[row.model])):
         cells = [_cell(row, number, metric, measured) for number, _, metric in columns]
         if measured:
             cells[:0] = [_number(cost, by) for cost, by in zip(_costs(row), (1e6, scale), strict=True)]
@@ -52,7 +52,7 @@ def _table(section: Section, records: Sequence[dict[str, Any]]) -> str:
     return '\n'.join(lines)
 
 
-def _mean(row: Row, number: int, group: Group, metric: str) -> float:
+def _mean(row: Row, number: int, metric: str) -> float:
     cell = row.cells.get((number, metric))
     return cell.summary.mean if cell else -math.inf
 
