@@ -27,6 +27,7 @@ __all__ = [
     'RUNNER_KEYS',
     'apply_options',
     'config_digest',
+    'in_full_precision',
     'leaf_datasets',
     'load_config',
     'nearest',
@@ -199,6 +200,24 @@ def null_empty_pretrained(cfg: Config) -> list[str]:
             del node['init_cfg']
             emptied.append(path)
     return emptied
+
+
+def in_full_precision(cfg: Config) -> bool:
+    """Take mixed precision out of the training, in place, which mmengine offers on a GPU alone.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        Whether there was any.
+    """
+    wrapper = cfg.optim_wrapper
+    if getattr(wrapper.get('type'), '__name__', wrapper.get('type')) != 'AmpOptimWrapper':
+        return False
+    wrapper.type = 'OptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(key, None)
+    return True
 
 
 def nearest(word: str, known: Any, cutoff: float = 0.6) -> str:

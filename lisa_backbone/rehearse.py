@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoints import check_resumable
-from .config import walk_dicts
+from .config import in_full_precision, walk_dicts
 from .errors import UserError
 from .jobs import duration
 from .preflight import Preflight, build_model, preflight
@@ -216,7 +216,7 @@ def shrink(cfg: Config, scale: float = 1.0) -> list[str]:
     if scale != 1:
         changes.append(f'image sizes times {scale:g}: {_scale_sizes(cfg, scale)} settings')
     if not torch.cuda.is_available():
-        changes += _for_cpu(cfg)
+        changes += ['no mixed precision: there is no GPU here'] * in_full_precision(cfg)
     return changes
 
 
@@ -240,18 +240,6 @@ def _keep_ends(cfg: Config, by_epoch: bool) -> None:
     for _, node in walk_dicts(cfg.get('param_scheduler') or []):
         if 'type' in node and node.get('by_epoch', True) == by_epoch:
             node.setdefault('end', cfg.train_cfg['max_epochs' if by_epoch else 'max_iters'])
-
-
-def _for_cpu(cfg: Config) -> list[str]:
-    """Take out what only a GPU can do."""
-    changes = []
-    wrapper = cfg.optim_wrapper
-    if getattr(wrapper.get('type'), '__name__', wrapper.get('type')) == 'AmpOptimWrapper':
-        wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(key, None)
-        changes.append('no mixed precision: there is no GPU here')
-    return changes
 
 
 def _scale_sizes(cfg: Config, scale: float) -> int:

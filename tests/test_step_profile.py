@@ -5,6 +5,7 @@ import textwrap
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lisa_backbone import compat
 
@@ -154,3 +155,10 @@ def test_each_part_takes_what_it_spends(config, tmp_path):
         profile_step(RunOptions(config, launcher='pytorch'))
     with pytest.raises(UserError, match='--iterations 0 and --warmup 2 must be at least 1'):
         profile_step(RunOptions(config), iterations=0, warmup=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU it trains in mixed precision')
+def test_mixed_precision_is_taken_out_without_a_gpu(config):
+    options = {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'}
+    row = profile_step(RunOptions(config, cfg_options=options), iterations=1, warmup=1, samples=1)
+    assert row['options'] == 'optim_wrapper.type=OptimWrapper optim_wrapper.loss_scale=dynamic'
