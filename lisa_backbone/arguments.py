@@ -38,19 +38,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def split_pairs(text: str) -> list[str]:
-    """The pairs of ``OPTION=VALUE,OPTION=VALUE``.
+def split_pairs(spec: str) -> list[str]:
+    """The pairs of ``NAME:OPTION=VALUE,OPTION=VALUE``.
 
     Args:
-        text: The pairs. Values may hold commas: one begins a pair where a name and ``=`` follow.
+        spec: The name and the pairs. Values may hold commas: one begins a pair where a name and ``=`` follow.
 
     Raises:
         UserError: A pair has no ``=``.
     """
-    pairs = [pair for pair in re.split(r',(?=[A-Za-z_][\w.]*=)', text) if pair]
+    pairs = [pair for pair in re.split(r',(?=[A-Za-z_][\w.]*=)', spec.partition(':')[2]) if pair]
     for pair in pairs:
         if '=' not in pair:
-            raise UserError(f'{pair!r} is not OPTION=VALUE; write NAME:OPTION=VALUE,OPTION=VALUE')
+            raise UserError(f'{pair!r} in {spec!r} is not OPTION=VALUE; write NAME:OPTION=VALUE,OPTION=VALUE')
     return pairs
 
 

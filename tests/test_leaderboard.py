@@ -404,7 +404,7 @@ def test_operators_become_overrides():
     ]
     listed = parse_options(attention_options('ShuntedAttention:reductions=[1, 2]'))
     assert listed['model.backbone.attention.reductions'] == [1, 2]
-    with pytest.raises(UserError, match="'2' is not OPTION=VALUE; write NAME:OPTION=VALUE"):
+    with pytest.raises(UserError, match="'2' in 'LiSAttention:2' is not OPTION=VALUE; write NAME:OPTION=VALUE"):
         attention_options('LiSAttention:2')
 
 

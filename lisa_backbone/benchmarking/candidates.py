@@ -126,7 +126,7 @@ def parse_pairs(spec: str) -> dict[str, Any]:
         UserError: A pair has no ``=``.
     """
     options = {}
-    for pair in split_pairs(spec.partition(':')[2]):
+    for pair in split_pairs(spec):
         key, _, value = pair.partition('=')
         try:
             options[key] = ast.literal_eval(value)

@@ -182,13 +182,13 @@ def attention_options(attention: str) -> list[str]:
     if not attention:
         return []
     build_attention(_parse_attention(attention), 32, 2)
-    name, _, rest = attention.partition(':')
-    return [f'model.backbone.attention.{pair}' for pair in (f'type={name}', *split_pairs(rest))]
+    name = attention.partition(':')[0]
+    return [f'model.backbone.attention.{pair}' for pair in (f'type={name}', *split_pairs(attention))]
 
 
 def _parse_attention(attention: str) -> dict[str, Any]:
-    name, _, rest = attention.partition(':')
-    return {'type': name, **parse_options(split_pairs(rest))}
+    name = attention.partition(':')[0]
+    return {'type': name, **parse_options(split_pairs(attention))}
 
 
 def first_of(task: Task, model: Model, root: Path) -> Task | None:
