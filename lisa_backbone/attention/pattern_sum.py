@@ -78,9 +78,9 @@ def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[i
     tokens = at_least_float32(tokens)
     if channels % 2:
         tokens = F.pad(tokens, (0, 1))
-    total = _PatternSum.apply(phi, psi, tokens, offsets, plan)
-    weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2)
-    mean = total[..., :channels] / _not_zero(weight.transpose(1, 2)).unsqueeze(-1)
+    weight = (phi * correlate(psi.unflatten(-1, grid), r, grid, wrap).flatten(-len(grid))).sum(dim=2, keepdim=True)
+    # The few features are divided, not the many sums: a pass over these less, and training does not keep them.
+    mean = _PatternSum.apply(phi / _not_zero(weight), psi, tokens, offsets, plan)[..., :channels]
     return mean.flatten(-2).to(value.dtype)
 
 
@@ -104,7 +104,7 @@ def _not_zero(weight: Tensor) -> Tensor:
 
 
 class _PatternSum(torch.autograd.Function):
-    """The numerator (B, L, H, D), for features (B, H, M, L), values (B, L, H, D), D even, and functions (H, M, *sizes).
+    """The sum over m and j (B, L, H, D), for features (B, H, M, L), values (B, L, H, D), D even, and functions (H, M, *sizes).
 
     Two channels are one complex signal. It is handled as 2 L real values, its real and imaginary parts in turn, and the
     features are repeated to match, but in the transforms: a product with a real factor is then half the work of a
