@@ -104,7 +104,9 @@ def _not_zero(weight: Tensor) -> Tensor:
 
 
 class _PatternSum(torch.autograd.Function):
-    """The sum over m and j (B, L, H, D), for features (B, H, M, L), values (B, L, H, D), D even, and functions (H, M, *sizes).
+    """The sum over m and j, (B, L, H, D).
+
+    For features (B, H, M, L), values (B, L, H, D), D even, and functions (H, M, *sizes).
 
     Two channels are one complex signal. It is handled as 2 L real values, its real and imaginary parts in turn, and the
     features are repeated to match, but in the transforms: a product with a real factor is then half the work of a
