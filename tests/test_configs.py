@@ -50,6 +50,7 @@ MINI = [
     'action/lisa-p_8x2x1_mini-kinetics-rgb',
     'action/lisa-p_u8_mini-ssv2-rgb',
     'action/lisa-p_1x1x1_mini-ssv2-rgb',
+    'action/lisa-p_u8-frame-by-frame_mini-ssv2-rgb',
     'pretrain/lisa-p_mini-imagenet',
 ]
 COMPARISONS = {  # to the LiSA config from which they differ
@@ -68,7 +69,7 @@ PEERS = {  # of LiSA pico on the mini sets
     name.replace('lisa-p', peer): name
     for peer in ('swin-p', 'pvtv2-p', 'convnext-p', 'resnet-p')
     for name in MINI
-    if '1x1x1' not in name
+    if '1x1x1' not in name and 'frame-by-frame' not in name
 }
 COMPARISONS |= PEERS
 TSM = [f'action/tsm-r50_8xb8-amp-{views}-rgb' for views in (VIEWS[0], VIEWS[2])]
@@ -306,6 +307,7 @@ def test_the_mini_video_configs_see_the_frames_they_name():
     assert {name.split('/')[1]: {k: v for k, v in s.items() if k != 'num_clips'} for name, s in samplers.items()} == {
         'lisa-p_8x2x1_mini-kinetics-rgb': {'type': 'SampleFrames', 'clip_len': 8, 'frame_interval': 2},
         'lisa-p_u8_mini-ssv2-rgb': {'type': 'UniformSample', 'clip_len': 8},
+        'lisa-p_u8-frame-by-frame_mini-ssv2-rgb': {'type': 'UniformSample', 'clip_len': 8},
         'lisa-p_1x1x1_mini-ssv2-rgb': {'type': 'SampleFrames', 'clip_len': 1, 'frame_interval': 1},
     }
     video, frame = (load(f'action/lisa-p_{views}_mini-ssv2-rgb') for views in ('u8', '1x1x1'))
@@ -314,6 +316,29 @@ def test_the_mini_video_configs_see_the_frames_they_name():
     assert video.train_cfg == frame.train_cfg
     assert video.optim_wrapper == frame.optim_wrapper
     assert video.param_scheduler == frame.param_scheduler
+    one_by_one = load('action/lisa-p_u8-frame-by-frame_mini-ssv2-rgb')
+    assert (video.model.backbone.temporal_stride, one_by_one.model.backbone.temporal_stride) == (2, 1)
+    one_by_one.model.backbone.temporal_stride = 2
+    assert one_by_one.to_dict() == video.to_dict()
+
+
+def test_frame_by_frame_nothing_but_the_operator_relates_frames():
+    """Without one, the order of the frames makes no difference to the scores."""
+    torch.manual_seed(0)
+    path = ROOT / 'action' / 'lisa-p_u8-frame-by-frame_mini-ssv2-rgb.py'
+    clip, changes = torch.randn(1, 1, 3, 8, 64, 64), {}
+    for operator in ('NoMixing', 'LiSAttention', 'SelfAttention'):
+        cfg = load_config(path, {'model.backbone.attention.type': operator})
+        null_empty_pretrained(cfg)
+        model = build_model(cfg.model, cfg.get('data_preprocessor')).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():  # the weights of time are zero at first
+                if 'rpe' in name:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+            scores = [model(x, stage='head', mode='tensor') for x in (clip, clip.flip(3))]
+        changes[operator] = (scores[0] - scores[1]).abs().max().item() / scores[0].abs().max().item()
+    assert changes['NoMixing'] < 1e-5  # sums in another order
+    assert min(changes['LiSAttention'], changes['SelfAttention']) > 1e-3
 
 
 def test_palette_of_mini_ade20k_is_distinct():

@@ -180,7 +180,7 @@ def draw(args: argparse.Namespace) -> int:
     if args.out.suffix not in ('.png', '.svg'):
         raise UserError(f'--out {args.out} is neither .png nor .svg; name one of them')
     rows = read_benchmarks(args.benchmarks, REPO / 'results')
-    draw_results(_records(args), args.out, args.against, rows)
+    draw_results(_records(args), args.out, args.against, rows, controls=args.tasks is not None)
     print(args.out)
     return 0
 

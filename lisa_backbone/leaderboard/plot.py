@@ -40,6 +40,7 @@ def draw_results(
     path: Path,
     against: Sequence[str] = ('macs',),
     benchmarks: Sequence[Mapping[str, str]] = (),
+    controls: bool = False,
 ) -> Figure:
     """Draw the main metric of each task against a cost, a row of panels for each cost.
 
@@ -50,6 +51,7 @@ def draw_results(
         path: The picture, PNG or SVG.
         against: Keys of :data:`AGAINST`.
         benchmarks: Rows of benchmark files, as :func:`lisa_backbone.leaderboard.costs.costs` takes them.
+        controls: Whether controls are drawn, too.
 
     Returns:
         The figure, already saved.
@@ -66,7 +68,7 @@ def draw_results(
             f'a picture is of results of one status, and these are of {len(measured)} besides published ones; name '
             f'another file with --results'
         )
-    columns = [number for number, group in enumerate(measured[0].groups) if group.task not in _CONTROLS]
+    columns = [number for number, group in enumerate(measured[0].groups) if controls or group.task not in _CONTROLS]
     if not columns:
         raise UserError('a picture is of tasks, and these records are of controls alone; name others with --tasks')
     crowded = max(sum(number == at for row in measured[0].rows for at, _ in row.cells) for number in columns) > _CROWD

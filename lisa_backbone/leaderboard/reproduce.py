@@ -16,6 +16,7 @@ from typing import Any
 from ..checkpoints import quiet
 from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config, nearest
+from ..data.mini_sets import mini_set
 from ..errors import UserError
 from ..jobs import Processes, duration, threads_each
 from ..provenance import config_of
@@ -499,7 +500,7 @@ def _published(records: Sequence[dict[str, Any]], task: Task, model: Model) -> l
 def _data(task: Task) -> Step:
     if task.mini:
         words = ('tools/make_mini_data.py', task.mini, '--out', f'data/{task.data}')
-        return Step(f'make {task.name.removesuffix(" one frame")}', words)
+        return Step(f'make {mini_set(task.mini).name}', words)
     return Step(f'check the data of {task.name}', ('tools/prepare_data.py', task.prepared_as))
 
 
