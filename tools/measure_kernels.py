@@ -1,4 +1,4 @@
-"""Measure the kernels of trained LiSA backbones, print a table and draw a figure; see docs/operators.md.
+"""Measure the kernels of trained LiSA backbones, print a table and draw a figure; see docs/comparison.md.
 
 Examples:
     python tools/measure_kernels.py work_dirs/leaderboard/mini-imagenet/*/*

@@ -20,6 +20,7 @@ from ..collect import attention_of
 from ..complexity import count_macs, count_parameters
 from ..config import config_digest, load_config, null_empty_pretrained
 from ..errors import UserError
+from ..kernels import table as kernel_table
 from ..preflight import build_model
 from ..provenance import nominal_input
 from ..records import read_records, records_of
@@ -53,7 +54,7 @@ _BENCHMARK = 'results/benchmark-{}-fp32-cpu2-torch2.13.0-{}.csv'
 _ON_H100 = 'results/benchmark-inference-bf16-nvidia-h100-80gb-hbm3-torch2.11.0-{}.csv'
 TABLES = {  # page to the sources of the tables between marks on it, in order
     'README.md': ('results/mini.jsonl',),
-    'docs/comparison.md': ('results/mini.jsonl results/operators.jsonl lisa-p',),
+    'docs/comparison.md': ('results/mini.jsonl results/operators.jsonl lisa-p', 'results/kernels.csv'),
     'docs/performance.md': (
         _BENCHMARK.format('inference', 'sweep-dim64-heads2'),
         _BENCHMARK.format('training', 'sweep-dim64-heads2'),
@@ -70,7 +71,7 @@ TABLES = {  # page to the sources of the tables between marks on it, in order
     ),
 }
 # By how the names of files begin; all others are of tools/benchmark.py.
-_OTHER_TABLES = {'steps': step_table, 'pass-': pass_table}
+_OTHER_TABLES = {'steps': step_table, 'pass-': pass_table, 'kernels': kernel_table}
 _MARK = re.compile(r'^<!-- table: .*', re.MULTILINE)
 # A table without an end must not reach to that of the next.
 _TABLE = re.compile(
