@@ -111,7 +111,7 @@ def flat(node, path=''):
 def test_the_list_of_configs():
     found = [str(path.relative_to(ROOT).with_suffix('')) for path in ROOT.rglob('*.py') if '_base_' not in path.parts]
     assert sorted(found) == sorted(ALL)
-    assert len(ALL) == len(set(ALL)) == 72
+    assert len(ALL) == len(set(ALL)) == 73
 
 
 @pytest.mark.parametrize('name', DETECTION)

@@ -633,7 +633,7 @@ def test_tasks_are_chosen_by_key():
         'mini-ssv2',
     ]
     assert [task.name for task in choose(['mini-ssv2', 'mini-coco', 'mini-ssv2'])] == ['mini SSv2', 'mini COCO']
-    assert choose(['mini-ssv2-one-frame', 'mini-ssv2-frame-by-frame']) == list(MINI_CONTROLS)
+    assert choose(['mini-ssv2-one-frame', 'mini-ssv2-frame-by-frame']) == MINI_CONTROLS
     assert choose(['ade20k-upernet-160k'])[0] in REAL_TASKS
     with pytest.raises(UserError, match=r"'mini-coc' is unknown; did you mean 'mini-coco'"):
         choose(['mini-coc'])
