@@ -156,7 +156,8 @@ def measure_run(work_dir: Path, images: int, data_root: str | None = None) -> li
         record = validate(json.loads((work_dir / 'record.json').read_text()), str(work_dir / 'record.json'))
     except FileNotFoundError as error:
         raise UserError(f'{work_dir} has no record.json; train and test there first') from error
-    checkpoint = work_dir / record['weights']['tested']['file']
+    # The record has the path within the checkout, where it lay in one.
+    checkpoint = work_dir / Path(record['weights']['tested']['file']).name
     configs = sorted(work_dir.glob('*.py'))
     if not configs or not checkpoint.is_file():
         raise UserError(f'{work_dir} lacks its config or {checkpoint.name}; train and test there first')

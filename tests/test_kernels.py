@@ -1,17 +1,35 @@
 """Measures of kernels against cases whose answer is known."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from lisa_backbone.attention import register_attention
-from lisa_backbone.attention.registry import ATTENTION
-from lisa_backbone.backbone import LiSA
-from lisa_backbone.errors import UserError
-from lisa_backbone.kernels import MEASURES, draw, effective_rank, head_similarity, measure_kernels, query_similarity
-from lisa_backbone.kernels import table as make_table
+from lisa_backbone import compat
 
+compat.apply()
+
+from lisa_backbone.attention import register_attention  # noqa: E402
+from lisa_backbone.attention.registry import ATTENTION  # noqa: E402
+from lisa_backbone.backbone import LiSA  # noqa: E402
+from lisa_backbone.config import load_config, null_empty_pretrained  # noqa: E402
+from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
+from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.kernels import (  # noqa: E402
+    MEASURES,
+    draw,
+    effective_rank,
+    head_similarity,
+    measure_kernels,
+    measure_run,
+    query_similarity,
+)
+from lisa_backbone.kernels import table as make_table  # noqa: E402
+from lisa_backbone.preflight import build_model  # noqa: E402
+
+REPO = Path(__file__).parents[1]
 N = 6
 
 
@@ -108,3 +126,27 @@ def test_table_and_figure(tmp_path):
     assert make_table([*rows, *other]).splitlines()[-1] == '| u | a | 1 | 4 | 1 | 0.100 |  |  |'
     draw(rows, tmp_path / 'kernels.png')
     assert (tmp_path / 'kernels.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize('folder', ['', 'work_dirs/a/'], ids=['elsewhere', 'in the checkout'])
+def test_a_run_is_measured_on_the_images_of_its_test(tmp_path, folder):
+    kind = mini_set('imagenet')
+    kind.make(tmp_path / 'data', kind.params(train=20, val=20))
+    record = json.loads((REPO / 'results' / 'operators.jsonl').read_text().splitlines()[0])
+    record['weights']['tested']['file'] = f'{folder}best.pth'
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    (work_dir / 'record.json').write_text(json.dumps(record))
+    cfg = load_config(
+        REPO / 'configs/pretrain/lisa-p_mini-imagenet.py', {'model.backbone.attention.type': 'Fibottention'}
+    )
+    cfg.dump(str(work_dir / 'config.py'))
+    null_empty_pretrained(cfg)
+    model = build_model(cfg.model, cfg.get('data_preprocessor'))
+    with pytest.raises(UserError, match=r'lacks its config or best\.pth; train and test there first'):
+        measure_run(work_dir, 2, str(tmp_path / 'data'))
+    torch.save({'state_dict': model.state_dict()}, work_dir / 'best.pth')
+    rows = measure_run(work_dir, 2, str(tmp_path / 'data'))
+    assert {(row['model'], row['seed'], row['images']) for row in rows} == {(record['model'], record['seed'], 2)}
+    assert sorted({(row['stage'], row['tokens']) for row in rows}) == [(1, 256), (2, 64), (3, 16), (4, 4)]
+    assert all(0 <= float(row['value']) <= 1 for row in rows)
