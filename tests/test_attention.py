@@ -18,6 +18,7 @@ from oracle import (
     spread_parameters,
     tokens,
 )
+from scipy.fft import next_fast_len
 from torch import nn
 
 from lisa_backbone.attention import (
@@ -37,6 +38,7 @@ from lisa_backbone.attention.correlation import (
     correlate_by_matrix,
     next_fast_length,
     offset_matrix,
+    wrapped_period,
 )
 from lisa_backbone.attention.lisa import FEATURE_MAPS
 from lisa_backbone.attention.rpe import RPES, SpectrumRPE, TableRPE
@@ -49,9 +51,13 @@ FFT_OPERATORS = [LiSAttention, PatternCodeAttention]
 # Correlation
 
 
-def test_fast_lengths_have_small_factors():
-    assert [next_fast_length(n) for n in (1, 13, 16, 17, 29, 34, 68, 53, 127)] == [1, 13, 16, 20, 32, 36, 72, 56, 128]
-    assert [next_fast_length(n) for n in range(1, 700)] == [period(n) for n in range(1, 700)]
+def test_fast_lengths_are_those_of_scipy():
+    assert [next_fast_length(n) for n in range(1, 700)] == [next_fast_len(n, real=True) for n in range(1, 700)]
+
+
+def test_periods_have_small_factors():
+    assert [wrapped_period(n) for n in (1, 13, 16, 17, 29, 34, 68, 53, 127)] == [1, 13, 16, 20, 32, 36, 72, 56, 128]
+    assert [wrapped_period(n) for n in range(1, 700)] == [period(n) for n in range(1, 700)]
 
 
 @pytest.mark.parametrize('wrap', [False, True])

@@ -39,7 +39,14 @@ MATRIX_LIMIT = 64
 
 
 def next_fast_length(n: int) -> int:
-    """A length of at least ``n`` that FFT libraries have code for.
+    """Smallest 2-3-5-smooth integer that is at least ``n``: the lengths for which FFT libraries are fastest."""
+    while not _is_smooth(n, (2, 3, 5)):
+        n += 1
+    return n
+
+
+def wrapped_period(n: int) -> int:
+    """Period of the wrapped offsets of an axis of ``n`` positions, a length that FFT libraries have code for.
 
     That is ``n`` itself if it has no prime factor above 13, else the next multiple of four without one above 7: some
     numbers between may be nearer, but take longer.
@@ -61,7 +68,7 @@ def _is_smooth(n: int, primes: tuple[int, ...]) -> bool:
 
 def periods(grid: tuple[int, ...], wrap: bool) -> tuple[int, ...]:
     """Numbers of offsets along each axis of a grid, as :func:`axis_offsets` gives them."""
-    return tuple(next_fast_length(n) if wrap else 2 * n - 1 for n in grid)
+    return tuple(wrapped_period(n) if wrap else 2 * n - 1 for n in grid)
 
 
 def axis_offsets(n: int, wrap: bool, device: torch.device | None = None) -> Tensor:
@@ -69,7 +76,7 @@ def axis_offsets(n: int, wrap: bool, device: torch.device | None = None) -> Tens
 
     Args:
         n: Size of the axis.
-        wrap: ``True`` for the p wrapped offsets 0, 1, .., -1 of period p = ``next_fast_length(n)``; ``False`` for all
+        wrap: ``True`` for the p wrapped offsets 0, 1, .., -1 of period p = ``wrapped_period(n)``; ``False`` for all
             2n - 1 offsets 0, 1, .., n - 1, -(n - 1), .., -1 of period 2n - 1.
         device: Where to put them.
 
@@ -136,8 +143,8 @@ def offset_matrix(r: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def fft_sizes(grid: tuple[int, ...], wrap: bool) -> tuple[int, ...]:
-    """Lengths of the FFTs along each axis: room for all offsets."""
-    return tuple(next_fast_length(p) for p in periods(grid, wrap))
+    """Lengths of the FFTs along each axis: the periods where offsets are wrapped, else room for all of them."""
+    return periods(grid, wrap) if wrap else tuple(next_fast_length(p) for p in periods(grid, wrap))
 
 
 def spread_offsets(r: Tensor, grid: tuple[int, ...]) -> Tensor:
