@@ -248,7 +248,7 @@ def test_a_fault_in_the_middle_is_found_by_decoding_all(clips, videos, name):
     assert inspect_video(clips / name, 'full') == ('', FRAMES)
     (videos / 'list.txt').write_text(f'0.mp4 0\n{name} 0\n')
     assert check(videos).decoded == 2
-    refuse(videos, path, 'has 1 of 12 frames', 'tools/prepare_data.py --check full', decode='all')
+    refuse(videos, path, 'has 1 of 12 frames', 'tools/prepare_data.py SET --check full', decode='all')
 
 
 @pytest.mark.parametrize(
