@@ -51,6 +51,7 @@ __all__ = [
     'MetricsHook',
     'RunOptions',
     'build_runner',
+    'file_in',
     'parse_options',
     'plain_metrics',
     'prepare',
@@ -167,9 +168,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     info = runner.message_hub.runtime_info
     best = info.get('best_ckpt')
-    # The path is that of the work directory in which it was saved, which may have been moved since.
-    here = [path for path in (best and Path(best), best and Path(runner.work_dir, Path(best).name)) if path]
-    checkpoint = next((str(path) for path in here if path.is_file()), None) or find_latest_checkpoint(runner.work_dir)
+    checkpoint = (best and file_in(runner.work_dir, best)) or find_latest_checkpoint(runner.work_dir)
     result = record(
         options,
         checkpoint=checkpoint,
@@ -459,6 +458,19 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
             return None
     cfg.resume, cfg.load_from = True, path
     return path
+
+
+def file_in(work_dir: str | Path, path: str) -> str | None:
+    """A file by the path that was noted when it was saved, or by its name in a work directory that was moved since.
+
+    Args:
+        work_dir: The work directory.
+        path: What was noted.
+
+    Returns:
+        The path of the file, or ``None`` if it is in neither place.
+    """
+    return next((str(place) for place in (Path(path), Path(work_dir, Path(path).name)) if place.is_file()), None)
 
 
 def _latest_checkpoint(work_dir: str) -> str | None:

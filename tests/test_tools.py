@@ -36,6 +36,7 @@ from lisa_backbone.runner import (  # noqa: E402
     RunOptions,
     _flags,
     _latest_checkpoint,
+    file_in,
     parse_options,
     prepare,
     record,
@@ -248,6 +249,16 @@ def test_seconds_before_a_resumption_count():
     hook = MetricsHook()
     hook.after_load_checkpoint(SimpleNamespace(_resume=False), {'meta': {'train_seconds': 1000.0}})
     assert 0 < hook.seconds < 100  # weights to start from are no part of the training
+
+
+def test_a_file_is_found_in_a_work_directory_that_was_moved(tmp_path):
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    old.mkdir()
+    (old / 'best.pth').write_text('')
+    assert file_in(old, str(old / 'best.pth')) == str(old / 'best.pth')
+    old.rename(new)
+    assert file_in(new, str(old / 'best.pth')) == str(new / 'best.pth')
+    assert file_in(new, str(old / 'gone.pth')) is None
 
 
 def test_what_was_cut_off_falls_back_to_the_newest_whole_checkpoint(trained, tmp_path, capsys):

@@ -6,8 +6,8 @@ With ``r`` a function of the offset and ``x`` a signal on the grid, all forms co
 
 ``dense`` and ``padded`` take every offset -(n-1)..(n-1) of an axis of size n; ``circular`` takes the p offsets
 -(p//2)..(p-1)//2 and wraps j - i into that range (a block-circulant in place of a block-Toeplitz matrix). The period p
-is n, unless n has a prime factor above 13; then it is the next length that is fast. FFTs of such n take up to ten times
-as long, and photographs have them often: 1088 pixels at stride 32 are 2 x 17 tokens.
+is n, unless n has a prime factor above 13; then it is the next length that is fast. FFTs of such n take two to four
+times as long, and photographs have them often: 1088 pixels at stride 32 are 2 x 17 tokens.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
-from ..runner import parse_options
+from ..runner import file_in, parse_options
 from ..tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
 from .recipes import batch_options, public_weights
 
@@ -546,9 +546,8 @@ def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
                 wrong = _do('train', first, sweep, [])
             if wrong:
                 return f'{first} failed, from whose weights it starts: {wrong}'
-            trained = Path(_entries(sweep.work_dir(first))['train']['checkpoint'])
-            here = sweep.work_dir(first) / trained.name  # of a work directory that was moved
-            initial = [f'{PRETRAINED}={trained if trained.is_file() else here}']
+            trained = _entries(sweep.work_dir(first))['train']['checkpoint']
+            initial = [f'{PRETRAINED}={file_in(sweep.work_dir(first), trained) or trained}']
         with sweep.locks[run]:
             wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
         return wrong or _record(sweep.work_dir(run)) or f'there is no record of it; see {sweep.log(run)}'
