@@ -524,6 +524,12 @@ def test_heads_and_tokens_that_do_not_fit_are_refused():
         LiSAttention(12, 3)(torch.zeros(1, 16, 12), (2, 2, 2, 2))
 
 
+@pytest.mark.parametrize('name', ATTENTION)
+def test_a_batch_of_no_samples_is_refused(name):
+    with pytest.raises(UserError, match='hold no samples'):
+        build_attention(name, 12, 3)(torch.zeros(0, 30, 12), (5, 6))
+
+
 def test_a_name_is_registered_once():
     with pytest.raises(KeyError, match='LiSAttention'):
         register_attention(type('LiSAttention', (nn.Module,), {}))

@@ -68,9 +68,13 @@ def test_with_many_features_it_is_softmax_attention_with_the_bias_on_queries_and
     assert relative_error(module.kernel(x, grid), expected) < 0.03  # 1 / sqrt(100,000) times the spread of exp(w . z)
 
 
-def test_the_features_are_those_of_the_seed():
-    assert torch.equal(KernelizedRPE(12, 3).directions, KernelizedRPE(12, 3).directions)
-    assert not torch.equal(KernelizedRPE(12, 3).directions, KernelizedRPE(12, 3, seed=1).directions)
+def test_features_are_drawn_for_each_layer_or_from_a_seed_of_their_own():
+    torch.manual_seed(0)
+    first, second = KernelizedRPE(12, 3), KernelizedRPE(12, 3)
+    assert not torch.equal(first.directions, second.directions)
+    torch.manual_seed(0)
+    assert torch.equal(first.directions, KernelizedRPE(12, 3).directions)
+    assert torch.equal(KernelizedRPE(12, 3, seed=1).directions, KernelizedRPE(12, 3, seed=1).directions)
 
 
 @pytest.mark.parametrize(('grid', 'sizes'), [((6, 7), None), ((14, 8), (27, 15)), ((3, 6, 5), (5, 12, 9))])

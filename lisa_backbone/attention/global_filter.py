@@ -51,7 +51,8 @@ class GlobalFilter(nn.Module):
         inflates=True,
         left_out='One base grid for every stage, where the paper sizes the filter of each stage to its grid. The '
         'factor for the frequency in time is an addition. K starts with a mean square of one, not of 0.0008: GFNet has '
-        'a norm after the filter, and without it so quiet a branch would hardly be heard. Another grid interpolates '
+        'a norm after the filter, and without it so quiet a branch would hardly be heard. That is on the base grid; '
+        'interpolated to another, K is about 0.4 in the mean square. Another grid interpolates '
         'linearly, each time; the code once, bicubically, when a checkpoint changes resolution.',
         symmetry='cyclic shift',
     )

@@ -26,7 +26,7 @@ class KernelizedRPE(nn.Module):
     which bounds its variance. Since the bias depends on the offset alone, numerator and denominator are M (d + 1)
     correlations for each head, zero-padded: the result is that of the N x N matrix.
 
-    The w_m are drawn once, from ``seed``, and are part of the state dict.
+    The w_m are drawn once, when the operator is built, and are part of the state dict.
 
     Args:
         dim: Number of channels.
@@ -34,7 +34,8 @@ class KernelizedRPE(nn.Module):
         num_features: Number M of random features for each head.
         rpe: The bias b, one for each head, as in :class:`LiSAttention`.
         qkv_bias: Whether query, key and value have a bias.
-        seed: Of the random features.
+        seed: Of the random features, which are then the same in every operator that has it; by default they are
+            drawn as initial weights are.
 
     Raises:
         UserError: ``rpe`` is unknown, or the heads do not divide the channels.
@@ -47,9 +48,9 @@ class KernelizedRPE(nn.Module):
         'positive random features of q and k of length one',
         cost='N log N',
         inflates=True,
-        left_out='Features are drawn independently and once, never again. The bias is a function of the offset in '
-        'place of a table; the number of features is a choice of this project, kept small for its cost, which '
-        'makes a rough approximation; num_features sets more.',
+        left_out='Features are drawn independently, in each layer, and once, never again. The bias is a function of '
+        'the offset in place of a table; the number of features is a choice of this project, kept small for its cost, '
+        'which makes a rough approximation; num_features sets more.',
     )
 
     def __init__(
@@ -59,7 +60,7 @@ class KernelizedRPE(nn.Module):
         num_features: int = 16,
         rpe: str | dict = 'continuous',
         qkv_bias: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         width = check_heads(dim, num_heads)
@@ -67,7 +68,7 @@ class KernelizedRPE(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpe = build_rpe(rpe, num_heads)
         self.proj = nn.Linear(dim, dim)
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.register_buffer('directions', torch.randn(num_heads, num_features, width, generator=generator))
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:

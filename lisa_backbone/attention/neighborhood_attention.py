@@ -47,9 +47,9 @@ class NeighborhoodAttention(nn.Module):
         equation='y_i = sum_{j in the k x k nearest to i} softmax_j(q_i . k_j / sqrt(d) + b_{j-i}) v_j',
         cost='N',
         inflates=True,
-        left_out='The fused kernels. Grids smaller than the neighbourhood, which the paper excludes, are taken whole. '
-        'Video is not in the paper: the bias is the sum of a table of space and one of time, in place of one of '
-        'both. Dilation is one option for all blocks, where DiNAT alternates it.',
+        left_out='The fused kernels. Grids smaller than the neighbourhood, which the paper excludes and its code pads '
+        'with zeros, are taken whole. Video is not in the paper: the bias is the sum of a table of space and one of '
+        'time, in place of one of both. Dilation is one option for all blocks, where DiNAT alternates it.',
     )
 
     def __init__(

@@ -107,7 +107,9 @@ class PaleAttention(nn.Module):
         left_out='Batch norm within the separable convolutions, since no sample may depend on its batch, and the '
         'conditional position encoding, which stands in the block and not in the operator. The paper has as many '
         'groups of rows as of columns; here each axis has its own number. Built from the equations of the parallel '
-        'form, with one projection of the concatenated halves; no code of the authors was found. No form for videos.',
+        'form, with one projection of the concatenated halves; no code of the authors was found. The cost is that of '
+        'grids about as high as wide: with no more than s rows or columns, half of the channels attend to all tokens. '
+        'No form for videos.',
         axes=(2,),
     )
 

@@ -42,7 +42,8 @@ class PoSGU(nn.Module):
         dim: Number of channels.
         num_heads: Number of groups; must divide ``dim``.
         encoding: ``'quadratic'`` or ``'learned'``.
-        window: Rows and columns of the window of ``'learned'``; other frames are outside it.
+        window: Reach of ``'learned'``: tokens at less than this distance on both axes of space, so 2 window - 1 rows
+            and columns around each; other frames are outside it.
 
     Raises:
         UserError: ``encoding`` is unknown, or the heads do not divide the channels.
@@ -56,9 +57,11 @@ class PoSGU(nn.Module):
         cost='N log N',
         not_inflated='The quadratic encoding ties time to space from the start, since S is not diagonal, and a frame '
         'at either end has neighbours on one side alone. (The learned one inflates: other frames weigh nothing.)',
-        left_out='Windows of tokens: the quadratic encoding mixes the whole grid. beta is one number for each group, '
-        'not for each position. W gives twice the channels, not four times, since the backbone has an MLP of its own. '
-        'u is normalised as in the gating unit of gMLP, lest half precision overflow. Weights have a floor.',
+        left_out='Windows of tokens: the quadratic encoding mixes the whole grid, and the learned one has a window '
+        'around each token, where the paper cuts the grid into windows of 14 x 14. S and c have entries for time, '
+        'more than images need. beta is one number for each group, not for each position. W gives twice the channels, '
+        'not four times, since the backbone has an MLP of its own. u is normalised as in the gating unit of gMLP, '
+        'lest half precision overflow. Weights have a floor.',
     )
 
     def __init__(self, dim: int, num_heads: int, encoding: str = 'quadratic', window: int = 14) -> None:

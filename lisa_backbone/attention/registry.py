@@ -128,7 +128,7 @@ def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int, axes: tuple[int, ..
         axes: Numbers of grid axes that the operator takes, as in :class:`About`.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not, or there are no samples (B = 0), of which FFTs cannot be taken.
     """
     if len(grid) not in axes or min(grid) < 1:
         counts = ' or '.join([', '.join(map(str, axes[:-1])), str(axes[-1])] if len(axes) > 1 else map(str, axes))
@@ -138,6 +138,8 @@ def check_tokens(x: Tensor, grid: tuple[int, ...], dim: int, axes: tuple[int, ..
         raise UserError(
             f'tokens of shape {tuple(x.shape)} do not fit (B, {prod(grid)}, {dim}), as grid={tuple(grid)} asks'
         )
+    if not len(x):
+        raise UserError(f'tokens of shape {tuple(x.shape)} hold no samples; leave empty batches out')
 
 
 def without_single_frame(grid: tuple[int, ...]) -> tuple[int, ...]:

@@ -60,13 +60,13 @@ class SOFT(nn.Module):
         'other landmarks on three axes than on two.',
         left_out='The landmarks come from average pooling and a linear layer, which fit any grid, and not from a '
         'convolution whose stride follows from one size of the image. Newton-Raphson starts from A / |A|_1^2, half of '
-        "the paper's: from 2 A / |A|_1^2 equal landmarks, or a single one, end in zero; the norm is that of each "
-        'matrix. 0.01 I, which the code adds to A, is not in it. One conv_size, and this operator in all stages, where '
-        'the code has 9, 5 and 3, and softmax attention in the last. The blocks of the code are post-norm; in the '
+        "the paper's: from 2 A / |A|_1^2 equal landmarks, or a single one, end in zero; the code takes 0.9 of it. "
+        '0.01 I, which the code adds to A, is not in it. One conv_size, and this operator in all stages, where the '
+        'code has 9, 5 and 3, and softmax attention in the last. The blocks of the code are post-norm; in the '
         'pre-norm blocks here the sums of the rows depend on the width of a head and on N, and with heads of 32 '
-        'channels the convolution is at first by far the louder part. It is of the code, not of the equations.'
-        ' The gradient passes through the steps. The symmetric normalisation of the later journal '
-        'version (arXiv 2207.03341) is not in it.',
+        'channels the convolution is at first by far the louder part. It is of the code, not of the equations. The '
+        'gradient passes through the steps, where the code takes that of the inverse, -X^T G X^T. The symmetric '
+        'normalisation of the later journal version (arXiv 2207.03341) is not in it.',
     )
 
     def __init__(

@@ -40,7 +40,10 @@ class URPE(nn.Module):
         cost='N^2',
         inflates=True,
         left_out='The Toeplitz matrix of the paper has an entry for each offset of a fixed length; here it is a '
-        'function of the offset on a grid of any size, by default constant beyond 7 tokens.',
+        'function of the offset on a grid of any size, by default constant beyond 7 tokens. b and c are of each '
+        'layer, and c starts near zero; the code has one b and one C for all layers, over buckets of distances that '
+        'grow, and C starts from a normal distribution around zero, or from one by option. b is by default a '
+        'continuous function of the offset, as in SelfAttention.',
     )
 
     def __init__(

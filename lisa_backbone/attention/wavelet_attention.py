@@ -45,7 +45,9 @@ class WaveletAttention(nn.Module):
         cost='N',
         left_out='A reconstruction from the abstract of the paper and the layer of wavelet neural operators. There R '
         'has weights for each coefficient of a fixed grid, at the coarsest level alone; a convolution in the bands of '
-        'all levels takes their place. The number of levels and the projection are choices of this project.',
+        'all levels takes their place, one for each group of channels, where R mixes all of them. The code of that '
+        'layer has Daubechies wavelets of four moments with symmetric padding, here they are Haar. The number of '
+        'levels and the projection are choices of this project.',
         axes=(1, 2),
     )
 

@@ -22,9 +22,10 @@ class WindowAttention(nn.Module):
         y_i = \sum_{j \in \Omega_i} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt{d} + b_{j-i}) \, v_j
 
     The core (projections, bias, attention) is ``timm.models.swin_transformer.WindowAttention``; padding, windows and
-    mask are here. As in Swin, the grid is padded to multiples of M and an axis within one window is not shifted; a 1-D
-    grid is one row. Unlike Swin, which lets real tokens see the padded zeros, padded positions are masked. A video is
-    taken frame by frame, since timm's core knows two axes: no token sees another frame.
+    mask are here. As in Swin for detection, the grid is padded to multiples of M, one of 2 x 2 to all of a window,
+    where Swin for classification would take a smaller window; an axis within one window is not shifted, and a 1-D grid
+    is one row. Unlike Swin, which lets real tokens see the padded zeros, padded positions are masked. A video is taken
+    frame by frame, since timm's core knows two axes: no token sees another frame.
 
     Swin shifts the windows in every second block. The operator does not know its place, so ``shift`` does not
     alternate: by default no token sees beyond its window, and with ``shift=True`` the windows are moved in every block.
@@ -48,9 +49,11 @@ class WindowAttention(nn.Module):
         cost='N',
         inflates=True,
         left_out='The alternation of plain and shifted windows from block to block, since the operator does not know '
-        'its block: shift is one option for all. Padded positions are masked, which Swin lets in. A video is taken '
-        'frame by frame, not in the 3-D windows of Video Swin, since the core is that of timm. Its '
-        'relative_position_bias_table decays unless custom_keys spare it, as those of the Swin configs do.',
+        'its block: shift is one option for all. A grid smaller than a window is padded to one, as in Swin for '
+        'detection, and its MACs are those of a whole window; Swin for classification takes a smaller window. Padded '
+        'positions are masked, which Swin lets in. A video is taken frame by frame, not in the 3-D windows of Video '
+        'Swin, since the core is that of timm. Its relative_position_bias_table decays unless custom_keys spare it, '
+        'as those of the Swin configs do.',
     )
 
     def __init__(
