@@ -134,7 +134,7 @@ def test_detection_config_says_what_its_name_says(name):
     assert cfg.optim_wrapper.type == ('AmpOptimWrapper' if 'amp' in schedule else 'OptimWrapper')
     assert ('RandomChoice' in cfg.train_dataloader.dataset.pipeline[3].type) == ('ms-crop' in schedule)
     assert cfg.optim_wrapper.optimizer == adamw(1e-4, 0.05)
-    assert backbone.drop_path_rate == {'t': 0.2, 's': 0.3, 'b': 0.5}[size(name)]
+    assert backbone.drop_path_rate == {'t': 0.2, 's': 0.2, 'b': 0.3}[size(name)]
     if 'mask' in head:
         assert cfg.val_evaluator.metric == ['bbox', 'segm']
 

@@ -1,3 +1,3 @@
 _base_ = './retinanet_lisa-t_fpn_1x_coco.py'
 
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5), neck=dict(in_channels=[192, 480, 768]))
+model = dict(backbone=dict(arch='base', drop_path_rate=0.3), neck=dict(in_channels=[192, 480, 768]))

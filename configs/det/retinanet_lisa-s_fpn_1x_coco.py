@@ -1,3 +1,3 @@
 _base_ = './retinanet_lisa-t_fpn_1x_coco.py'
 
-model = dict(backbone=dict(arch='small', drop_path_rate=0.3), neck=dict(in_channels=[128, 384, 640]))
+model = dict(backbone=dict(arch='small'), neck=dict(in_channels=[128, 384, 640]))

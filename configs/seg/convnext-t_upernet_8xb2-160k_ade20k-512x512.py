@@ -14,6 +14,7 @@ model = dict(
         arch='tiny',
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.3,
+        layer_scale_init_value=1.0,
         gap_before_final_norm=False,
         init_cfg=dict(type='Pretrained', checkpoint=None, prefix='backbone.'),
     ),
