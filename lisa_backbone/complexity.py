@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.flop_counter import flop_registry as torch_formulas
 
+from .attention.pattern_sum import plain_torch
+
 __all__ = ['Count', 'count', 'count_macs', 'count_parameters']
 
 aten = torch.ops.aten
@@ -71,6 +73,7 @@ def count(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(plain_torch())
         counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=_FORMULAS))
         stack.enter_context(_Foreign(silent))
         stack.enter_context(_watching(model, counter.get_total_flops, silent))

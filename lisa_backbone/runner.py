@@ -66,6 +66,7 @@ __all__ = [
 _SECONDS = 'train_seconds'  # in the meta of a checkpoint
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
 _WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
+_CHECKS_TAKE = {'sample': 3600, 'all': 24 * 3600, 'none': 1800}  # seconds, at most
 _RANK = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
@@ -285,6 +286,11 @@ def prepare(options: RunOptions) -> Config:
                 f'for; add auto_scale_lr=dict(base_batch_size=N)'
             )
         cfg.auto_scale_lr.enable = True
+    if options.launcher != 'none':
+        # All others wait for the first process, which looks at the data before it joins them.
+        env_cfg = {'dist_cfg': {}, **(cfg.get('env_cfg') or {})}
+        env_cfg['dist_cfg'] = {'timeout': _CHECKS_TAKE[options.check_images], **(env_cfg['dist_cfg'] or {})}
+        cfg.env_cfg = env_cfg
     null_empty_pretrained(cfg)
     return cfg
 

@@ -372,6 +372,37 @@ def test_a_compiled_pass_is_that_of_the_compiled_model(monkeypatch):
     assert len(graphs) == 1
 
 
+def test_each_of_many_compiled_models_of_a_class_is_compiled(monkeypatch):
+    """Past 8 of one function, torch.compile by default runs it as it is."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    real = nn.Module.compile
+    monkeypatch.setattr(Net, 'compile', lambda model, **more: real(model, backend=backend, **more))
+    for size in range(2, 14):
+        make_pass(Net(), (size,), 4, 'inference', 'fp32', 'cpu', compiled=True)()
+    assert len(graphs) == 12
+
+
+def test_a_pass_that_cannot_be_recorded_is_told_in_a_sentence(monkeypatch):
+    def make(*args, graph=False, **kwargs):
+        if graph:
+            raise RuntimeError('operation not permitted when stream is capturing')
+        return lambda: None
+
+    monkeypatch.setattr(probe_module, 'make_pass', make)
+    asked = replace(job(Candidate('NoMixing', dim=8), (4, 4)), graph=True)
+    with pytest.raises(UserError, match=r"candidate 'NoMixing' .*not permitted when stream is capturing"):
+        probe_module.probe(asked)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA graphs need a GPU')
 @pytest.mark.parametrize('mode', ['inference', 'training'])
 def test_a_recorded_pass_is_the_pass(mode):

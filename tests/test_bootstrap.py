@@ -150,6 +150,26 @@ def test_foreign_folder_is_refused_and_kept(tmp_path):
     assert (tmp_path / 'mine' / 'thesis.tex').read_text() == 'dear'
 
 
+def test_environment_of_another_origin_is_kept(tmp_path):
+    """Such as uv makes them, without pip."""
+    home = tmp_path / 'theirs'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(home)], check=True)
+    (home / 'notes.txt').write_text('dear')
+    said = one_sentence(run_script('setup', '--venv', home))
+    assert 'an environment of another origin' in said
+    assert (home / 'notes.txt').read_text() == 'dear'
+    assert (home / 'bin' / 'python').exists()
+
+
+def test_cache_that_cannot_be_written_is_told_before_anything_is_installed(tmp_path):
+    (tmp_path / 'file').write_text('')
+    said = one_sentence(
+        run_script('setup', '--venv', tmp_path / 'venv', env={'LISA_CACHE_DIR': str(tmp_path / 'file' / 'cache')})
+    )
+    assert 'name another folder by LISA_CACHE_DIR' in said
+    assert not (tmp_path / 'venv' / 'bin').exists()
+
+
 def test_unreachable_index_is_told_and_leaves_no_finished_environment(tmp_path):
     """A real run, with pip pointed at a port where nothing listens."""
     env = {

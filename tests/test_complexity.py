@@ -4,13 +4,21 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from oracle import OnGrid
 from torch import nn
 
-from lisa_backbone.attention import LiSAttention, NoMixing, PatternCodeAttention, SelfAttention, correlation
+from lisa_backbone.attention import (
+    LiSAttention,
+    NoMixing,
+    PatternCodeAttention,
+    SelfAttention,
+    correlation,
+    pattern_sum,
+)
 from lisa_backbone.complexity import count, count_macs, count_parameters
 
 GRIDS = [(50,), (7, 7), (14, 14), (25, 40), (3, 5, 6)]
@@ -265,3 +273,18 @@ def test_the_readme_states_what_the_tool_prints():
     done = subprocess.run([sys.executable, 'tools/get_flops.py'], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.startswith('| arch |')
     assert done.stdout in (root / 'README.md').read_text()
+
+
+def test_what_a_fused_kernel_computes_is_counted_too(monkeypatch):
+    """Its launch is no operation of torch, so the same is done in plain torch while it is counted."""
+    monkeypatch.setattr(pattern_sum, '_kernels', lambda: 'kernels')
+    on_gpu, asked = SimpleNamespace(is_cuda=True, dtype=torch.float32), []
+
+    def forward(x):
+        asked.append(pattern_sum.fused(on_gpu))
+        return x @ x
+
+    assert pattern_sum.fused(on_gpu) == 'kernels'
+    assert count_macs(Calls(forward), (3, 3)) == 27
+    assert asked == [None]
+    assert pattern_sum.fused(on_gpu) == 'kernels'

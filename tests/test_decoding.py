@@ -45,3 +45,10 @@ def test_results_are_written_and_shown(tmp_path):
     assert first.startswith(f'small,dense,8,"{PYAV}",')
     assert ',12.25,1.000,1.0000,7,' in first
     assert '| OpenCV | 0.50 | 25.0% | 9 MiB |' in table(rows)
+
+
+def test_a_failure_leaves_the_results_of_before(tmp_path):
+    (tmp_path / 'out.csv').write_text('before')
+    with pytest.raises(KeyError):
+        write([Row('small', 'dense', 8, 'no such decoder', 1.0, 1.0, 1.0, 1)], tmp_path / 'out.csv')
+    assert (tmp_path / 'out.csv').read_text() == 'before'

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lisa_backbone.data.mini_coco import MINI_COCO
 from lisa_backbone.data.mini_imagenet import MINI_IMAGENET, MiniImagenetParams
 from lisa_backbone.data.mini_kinetics import MINI_KINETICS
 from lisa_backbone.data.mini_sets import mini_set, standing_record
+from lisa_backbone.data.prepare import CACHE, prepare_kinetics
 from lisa_backbone.data.scenes import draw_scene, paint_ground, render, scene_rng
 from lisa_backbone.data.video import decode_planes, encode_clip
 from lisa_backbone.errors import UserError
@@ -78,6 +80,14 @@ def test_record(mini, roots):
     assert sum(record['files'].values()) == len(files) - 1  # all but the record
     assert record['sha256'] == content_digest(roots[mini.command])
     assert standing_record(roots[mini.command]) == record
+
+
+def test_checking_the_videos_of_a_mini_set_leaves_it_as_it_was(roots, tmp_path):
+    root = tmp_path / 'kinetics'
+    shutil.copytree(roots['kinetics'], root)
+    prepare_kinetics(root, show=False)
+    assert (root / CACHE).is_file()
+    assert standing_record(root) == json.loads((root / 'mini.json').read_text())
 
 
 @pytest.mark.parametrize('mini', SETS, ids=COMMANDS)

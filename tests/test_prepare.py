@@ -77,6 +77,20 @@ def test_kinetics_lists(kinetics):
     assert '\n' not in line
 
 
+@pytest.mark.parametrize('check', ['none', 'decode'])
+def test_a_link_to_nothing_is_a_missing_video(kinetics, check):
+    (kinetics / 'videos_train' / 'yoga').mkdir()
+    (kinetics / 'videos_train' / 'yoga' / 'ddd_000004_000014.mp4').symlink_to('no_such_file.mp4')
+    (report,) = prepare_kinetics(kinetics, check=check, show=False)
+    assert report.missing == 1
+    assert listed(kinetics, 'kinetics400_train_missing_videos.txt') == ['ddd_000004_000014']
+
+
+def test_nobody_at_work_is_told(kinetics):
+    with pytest.raises(UserError, match='--workers 0 look at no video'):
+        prepare_kinetics(kinetics, workers=0, show=False)
+
+
 def test_a_second_run_looks_only_at_what_is_new(kinetics, clip, monkeypatch):
     prepare_kinetics(kinetics, show=False)
     seen = []

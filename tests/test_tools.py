@@ -577,3 +577,13 @@ def test_the_parts_of_a_step(bench):
     done = call('profile_step.py', *args, '--iterations', '9', cwd=bench)
     assert done.returncode == 2
     assert 'error: mine.py trains for 4 iterations and 10 were asked for; lower --iterations' in done.stderr
+
+
+def test_other_processes_wait_for_the_checks_of_the_first():
+    def patience(**options):
+        return prepare(RunOptions(config=str(CONFIG), **options)).env_cfg.dist_cfg.get('timeout')
+
+    assert patience() is None
+    assert patience(launcher='pytorch') == 3600
+    assert patience(launcher='slurm', check_images='all') == 24 * 3600
+    assert patience(launcher='pytorch', cfg_options={'env_cfg.dist_cfg.timeout': 60}) == 60

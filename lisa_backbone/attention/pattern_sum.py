@@ -16,6 +16,8 @@ On CUDA fused kernels do the same where there is Triton (:mod:`~lisa_backbone.at
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -34,6 +36,8 @@ from .precision import at_least_float32
 # the second-level cache. On other devices blocks only bound the memory.
 BLOCK_VALUES = 2**18
 DEVICE_BLOCK_VALUES = 2**26
+
+_plain = False
 
 
 def average_patterns(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[int, ...], wrap: bool) -> Tensor:
@@ -85,8 +89,19 @@ def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[i
 
 
 def fused(x: Tensor) -> ModuleType | None:
-    """The module of fused kernels, on CUDA where there is Triton, for all but float64."""
-    return _kernels() if x.is_cuda and x.dtype != torch.float64 else None
+    """The module of fused kernels: on CUDA where there is Triton, for all but float64, and not in :func:`plain_torch`."""
+    return _kernels() if x.is_cuda and x.dtype != torch.float64 and not _plain else None
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """No fused kernels within: what they compute is not seen by what watches the operations of torch."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 @cache

@@ -43,6 +43,7 @@ from .passes import OutOfMemory, is_out_of_memory, make_pass, precision, use_dev
 __all__ = ['Job', 'TooSlow', 'probe', 'probe_apart', 'resident_peak']
 
 _OUT_OF_MEMORY, _TOO_SLOW = 77, 78  # exit statuses
+_FIRST_PASS = 120  # seconds beyond the limit
 _MALLOC = 'MALLOC_MMAP_THRESHOLD_'
 # On the CPU it is forked from a process that has done nothing but import packages. Some of them look for a GPU when
 # they are imported, and CUDA does not work in what is forked after that.
@@ -68,7 +69,8 @@ class Job:
         device: See there.
         threads: Processor threads.
         limit: Seconds that a pass may take.
-        compiled: As for :func:`make_pass`.
+        compiled: As for :func:`make_pass`, like the next.
+        graph: See there; whether it can be recorded is tried at the end.
     """
 
     candidate: Candidate
@@ -80,6 +82,7 @@ class Job:
     threads: int
     limit: float
     compiled: bool = False
+    graph: bool = False
 
 
 def probe_apart(job: Job) -> dict[str, Any]:
@@ -188,9 +191,12 @@ def probe(job: Job, note: Callable[[dict[str, Any]], None] = lambda found: None)
         if job.compiled:
             run()  # compiles, which is no part of the time or the memory of a pass
 
+        # On a GPU the first pass loads libraries and compiles the kernels of Triton.
+        extra = [_FIRST_PASS] if job.device.startswith('cuda') else []
+
         def limited() -> None:
             start = timer()
-            with _within(job.limit):
+            with _within(job.limit + (extra.pop() if extra else 0)):
                 run()
                 found['seconds'] = timer() - start
 
@@ -199,6 +205,8 @@ def probe(job: Job, note: Callable[[dict[str, Any]], None] = lambda found: None)
         else:
             added, found['method'] = resident_peak(limited)
             found['peak'] = added + found['weights'] + 4 * job.batch * math.prod(input_shape)
+        if job.graph:
+            make_pass(model, input_shape, job.batch, job.mode, job.dtype, job.device, graph=True)
     if counted is None:
         model.zero_grad(set_to_none=True)
         found |= _macs(count(model, (1, *input_shape)))

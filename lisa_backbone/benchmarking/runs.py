@@ -131,6 +131,7 @@ def _probe(candidate: Candidate, group: Group, settings: Settings) -> dict[str, 
                     settings.threads,
                     settings.limit,
                     settings.compiled,
+                    settings.graph,
                 )
             )
         except OutOfMemory as error:
@@ -147,6 +148,8 @@ def _probe(candidate: Candidate, group: Group, settings: Settings) -> dict[str, 
 def _time(found: Found, group: Group, settings: Settings, tick: Tick) -> dict[Candidate, list[float]]:
     """Time in turns what has no status; where memory is too short beside the others, the batch is halved further."""
     passes = {}
+    if settings.compiled:
+        torch._dynamo.reset()  # what was compiled for other shapes counts against the limit for one function
     with precision(settings.dtype):
         for candidate, mine in found.items():
             if mine.get('status'):

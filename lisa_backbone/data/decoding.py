@@ -359,7 +359,8 @@ def write(rows: list[Row], path: Path) -> None:
 
     machine = f'{os.cpu_count()}-core {platform.machine()} machine'
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='', encoding='utf-8') as file:
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    with draft.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, _FIELDS, lineterminator='\n')
         writer.writeheader()
         for row in rows:
@@ -369,11 +370,20 @@ def write(rows: list[Row], path: Path) -> None:
                 'relative': f'{row.relative:.3f}',
                 'exact': f'{row.exact:.4f}',
                 'memory_mib': f'{row.memory_mib:.0f}',
-                'version': metadata.version(DECODERS[row.decoder].package),
+                'version': _version(DECODERS[row.decoder].package),
                 'date': datetime.date.today().isoformat(),
                 'machine': machine,
                 'torch': torch.__version__,
             })  # fmt: skip
+    os.replace(draft, path)
+
+
+def _version(package: str) -> str:
+    if package.startswith('opencv'):  # which comes as any of four distributions
+        import cv2
+
+        return cv2.__version__
+    return metadata.version(package)
 
 
 def table(rows: list[Row]) -> str:

@@ -27,6 +27,7 @@ from ..errors import UserError
 from .digits import SPLITS
 from .scenes import SceneStyle
 from .video import decode_planes
+from .video_files import CACHE
 
 __all__ = [
     'COMMANDS',
@@ -243,7 +244,7 @@ def fingerprint(root: str | Path) -> str:
 
 
 def content_digest(root: str | Path) -> str:
-    """SHA-256 over the names and bytes of all files of a mini set but its record and hidden ones.
+    """SHA-256 over the names and bytes of all files of a mini set but its record, checks of videos and hidden ones.
 
     The fingerprint says whether two sets are the same to a model; this, in a fraction of its time, whether a set is
     still what was written.
@@ -257,7 +258,7 @@ def content_digest(root: str | Path) -> str:
     root, digest = Path(root), hashlib.sha256()
     for path in sorted(path for path in root.rglob('*') if path.is_file()):
         name = path.relative_to(root).as_posix()
-        if name != RECORD and not path.name.startswith('.'):
+        if name not in (RECORD, CACHE) and not path.name.startswith('.'):
             digest.update(f'{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n'.encode())
     return digest.hexdigest()
 

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .video_files import inspect_video
+from .video_files import CACHE, inspect_video
 
 __all__ = ['CHECKS', 'VideoSplit', 'prepare_kinetics', 'prepare_ssv2']
 
 CHECKS = ('none', 'headers', 'decode', 'full')  # each finds what the one before finds, and more
 VIDEO_SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi')
-CACHE = 'video_checks.jsonl'
 _WORKERS = 8
 _SPLITS = ('train', 'val')
 
@@ -289,12 +288,15 @@ def _read_ssv2(path: Path, labels: dict[str, int], labels_file: Path) -> dict[st
 # files
 # ---------------------------------------------------------------------------------------------------------------------
 def _index(folder: Path) -> dict[str, str]:
-    """File name without suffix to path relative to the folder, for the videos in it and in the folders below."""
+    """File name without suffix to path relative to the folder, for the videos in it and in the folders below.
+
+    A link to nothing is no video.
+    """
     found: dict[str, str] = {}
     for path, _, names in os.walk(folder, followlinks=True):
         for name in names:
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES:
+            if suffix.lower() in VIDEO_SUFFIXES and os.path.exists(os.path.join(path, name)):
                 found[stem] = os.path.relpath(os.path.join(path, name), folder)
     return found
 
@@ -371,6 +373,8 @@ def _inspect_all(
     """Path to fault, empty where there is none; verdicts of earlier runs on files that are as they were are taken."""
     if check not in CHECKS:
         raise ValueError(f'check must be one of {CHECKS}, not {check!r}')
+    if workers < 1:
+        raise UserError(f'--workers {workers} look at no video; give 1 or more')
     if check == 'none':
         return {}
     from tqdm import tqdm

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ['error_words', 'inspect_video']
+__all__ = ['CACHE', 'error_words', 'inspect_video']
 
+CACHE = 'video_checks.jsonl'  # what was found out about the videos, in the root of a set
 _WHOLE = 0.95  # a file that holds this share of what its header states counts as whole
 _SLACK = 0.2  # seconds: the last frame's duration may not be stated
 _NOTHING = 'has no frame that can be decoded'

@@ -28,7 +28,8 @@ CAUSES = (
         r'Failed to establish a new connection|Network is unreachable|Max retries exceeded|ConnectTimeout|'
         r'ReadTimeout|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Connection refused|Connection reset',
         'the package index cannot be reached; check the network and the proxy, or point pip at a mirror with '
-        '`pip config set global.index-url URL`, and run the same command again',
+        '`pip config set global.index-url URL`, and run the same command again; where it is the index of torch '
+        '(download.pytorch.org), give a mirror of it by --torch-index URL, or take what yours has by --device cuda',
     ),
     (
         r'Killed signal terminated|internal compiler error: Killed|out of memory allocating|Killed \(program cc1plus\)',
@@ -68,7 +69,10 @@ class Environment:
         self.stamp = self.home / 'bootstrap-stamp.json'
         cache = os.environ.get('LISA_CACHE_DIR')
         base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'lisa-backbone')
-        self.cache = Path(cache or base).expanduser().absolute()
+        try:
+            self.cache = Path(cache or base).expanduser().absolute()
+        except RuntimeError as error:
+            raise SetUpError('this user has no home; name a folder for built wheels by LISA_CACHE_DIR') from error
         self.step_number = 0
         self.started = time.time()
         self.notes: list[str] = []

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 from .environment import REQUIREMENTS, ROOT, STACKS, Environment, duration, locked
@@ -33,6 +34,11 @@ def make_venv(env: Environment) -> None:
         )
         if asked.stdout.decode().split() == [*map(str, sys.version_info[:2]), 'True']:
             return
+    if present - ours and 'bootstrap.log' not in present:
+        raise SetUpError(
+            f'{env.home} is an environment of another origin, without pip or not of this Python '
+            f'({platform.python_version()}); name another folder with --venv, or remove it'
+        )
     with env.step(f'virtual environment {env.home} with Python {platform.python_version()}'):
         for path in env.home.iterdir():
             if path.name not in ours:
@@ -166,6 +172,14 @@ def set_up(env: Environment, repair: bool = False) -> None:
         env.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetUpError(f'{env.home} cannot be made ({error.strerror}); name another folder with --venv') from error
+    try:
+        env.cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=env.cache).close()
+    except OSError as error:
+        raise SetUpError(
+            f'{env.cache}, where built wheels are kept, cannot be written ({error.strerror}); name another folder by '
+            'LISA_CACHE_DIR'
+        ) from error
     with locked(env.home / 'bootstrap.lock', f'setting up {env.home}'):
         if env.is_ready() and not repair:
             print(f'environment {env.home} was made ready meanwhile', flush=True)
