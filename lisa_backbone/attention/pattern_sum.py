@@ -89,7 +89,7 @@ def _in_blocks(phi: Tensor, psi: Tensor, value: Tensor, r: Tensor, grid: tuple[i
 
 
 def fused(x: Tensor) -> ModuleType | None:
-    """The module of fused kernels: on CUDA where there is Triton, for all but float64, and not in :func:`plain_torch`."""
+    """The module of fused kernels: on CUDA with Triton, for all but float64, and not within :func:`plain_torch`."""
     return _kernels() if x.is_cuda and x.dtype != torch.float64 and not _plain else None
 
 
