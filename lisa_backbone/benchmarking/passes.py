@@ -99,9 +99,10 @@ def make_pass(
     model.to(device).train(mode == 'training')
     if compiled:
         # All blocks of a model, and all operators of a run, are one function to the compiler. Past its limit for one,
-        # which is 8 by default, it would run them as they are, with no more than a warning.
-        torch._dynamo.config.recompile_limit = 256
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        # which is 8 by default, it would run them as they are, with no more than a warning. (These names are those of
+        # torch 2.6, which newer ones take, too.)
+        torch._dynamo.config.cache_size_limit = 256
+        torch._dynamo.config.fail_on_cache_limit_hit = True
         model.compile(dynamic=False)
     autocast = DTYPES[dtype]
     x = torch.randn(batch, *input_shape, device=device)
