@@ -353,41 +353,37 @@ def test_compiled_candidates(tmp_path):
     assert int(row['macs']) == 2 * 16 * 8**2
 
 
-def test_a_compiled_pass_is_that_of_the_compiled_model(monkeypatch):
-    graphs = []
+class AddOne(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs of AddOne that were compiled."""
+    compiled, real = [], nn.Module.compile
 
     def backend(graph, inputs):
-        graphs.append(graph)
+        compiled.append(graph)
         return graph
 
-    class Net(nn.Module):
-        def forward(self, x):
-            return x + 1
+    monkeypatch.setattr(AddOne, 'compile', lambda model, **more: real(model, backend=backend, **more))
+    torch._dynamo.reset()
+    return compiled
 
-    real, model = nn.Module.compile, Net()
-    monkeypatch.setattr(Net, 'compile', lambda model, **more: real(model, backend=backend, **more))
+
+def test_a_compiled_pass_is_that_of_the_compiled_model(graphs):
+    model = AddOne()
     make_pass(model, (3,), 4, 'inference', 'fp32', 'cpu')()
     assert graphs == []
     make_pass(model, (3,), 4, 'inference', 'fp32', 'cpu', compiled=True)()
     assert len(graphs) == 1
 
 
-def test_each_of_many_compiled_models_of_a_class_is_compiled(monkeypatch):
+def test_each_of_many_compiled_models_of_a_class_is_compiled(graphs):
     """Past 8 of one function, torch.compile by default runs it as it is."""
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    class Net(nn.Module):
-        def forward(self, x):
-            return x + 1
-
-    real = nn.Module.compile
-    monkeypatch.setattr(Net, 'compile', lambda model, **more: real(model, backend=backend, **more))
     for size in range(2, 14):
-        make_pass(Net(), (size,), 4, 'inference', 'fp32', 'cpu', compiled=True)()
+        make_pass(AddOne(), (size,), 4, 'inference', 'fp32', 'cpu', compiled=True)()
     assert len(graphs) == 12
 
 
