@@ -288,9 +288,8 @@ def prepare(options: RunOptions) -> Config:
         cfg.auto_scale_lr.enable = True
     if options.launcher != 'none':
         # All others wait for the first process, which looks at the data before it joins them.
-        env_cfg = {'dist_cfg': {}, **(cfg.get('env_cfg') or {})}
-        env_cfg['dist_cfg'] = {'timeout': _CHECKS_TAKE[options.check_images], **(env_cfg['dist_cfg'] or {})}
-        cfg.env_cfg = env_cfg
+        dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+        cfg.merge_from_dict({'env_cfg.dist_cfg': {'timeout': _CHECKS_TAKE[options.check_images], **dist_cfg}})
     null_empty_pretrained(cfg)
     return cfg
 

@@ -5,7 +5,6 @@ The task is that of a training loader: open a file, and get the 8 or 16 frames t
 
 from __future__ import annotations
 
-import csv
 import datetime
 import importlib.util
 import os
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..rows import append_rows, read_rows
 
 __all__ = ['CLIPS', 'DECODERS', 'Row', 'frame_number', 'make_clips', 'measure', 'numbered_frame', 'table', 'write']
 
@@ -358,24 +358,21 @@ def write(rows: list[Row], path: Path) -> None:
     import torch
 
     machine = f'{os.cpu_count()}-core {platform.machine()} machine'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    with draft.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, _FIELDS, lineterminator='\n')
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({
-                **row._asdict(),
-                'clips_per_cpu_second': f'{row.clips_per_cpu_second:.2f}',
-                'relative': f'{row.relative:.3f}',
-                'exact': f'{row.exact:.4f}',
-                'memory_mib': f'{row.memory_mib:.0f}',
-                'version': _version(DECODERS[row.decoder].package),
-                'date': datetime.date.today().isoformat(),
-                'machine': machine,
-                'torch': torch.__version__,
-            })  # fmt: skip
-    os.replace(draft, path)
+    found = []
+    for row in rows:
+        values = {
+            **row._asdict(),
+            'clips_per_cpu_second': f'{row.clips_per_cpu_second:.2f}',
+            'relative': f'{row.relative:.3f}',
+            'exact': f'{row.exact:.4f}',
+            'memory_mib': f'{row.memory_mib:.0f}',
+            'version': _version(DECODERS[row.decoder].package),
+            'date': datetime.date.today().isoformat(),
+            'machine': machine,
+            'torch': torch.__version__,
+        }
+        found.append({name: values[name] for name in _FIELDS})
+    append_rows(path, found, replaced=read_rows(path))
 
 
 def _version(package: str) -> str:
