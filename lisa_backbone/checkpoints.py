@@ -42,7 +42,7 @@ __all__ = [
 
 PRETRAINED_MIN_FIT = 0.9
 _REVISE = ((r'^module\.', ''),)  # what mmengine's Runner.load_checkpoint strips
-_CONTAINERS = ('state_dict', 'model', 'model_state', 'model_ema', 'module', 'params', 'weights')
+_CONTAINERS = ('model', 'model_state', 'model_ema', 'module', 'params', 'weights')
 
 
 @dataclass
@@ -175,6 +175,9 @@ def state_dict_of(content: Any, path: str | Path) -> dict[str, Tensor]:
     """
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    odd = next((key for key in tensors if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UserError(f'checkpoint {path} has tensors without names (key {odd!r}); give a file with a state_dict')
     if tensors:
         return tensors
     if isinstance(content, dict):
@@ -341,14 +344,13 @@ def check_load_from(model: nn.Module, path: str, min_fit: float | None = None) -
     return reports
 
 
-def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None, allow: bool = True) -> FitReport:
+def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None) -> FitReport:
     """Load the file that a model is to be tested with, and count: all keys must be filled.
 
     Args:
         model: The model, changed in place.
         path: The file.
         min_fit: Share of the model's parameters that is enough; 1.0, which asks for every key, by default.
-        allow: Whether ``--min-fit`` can allow less.
 
     Returns:
         The report.
@@ -356,12 +358,15 @@ def check_checkpoint(model: nn.Module, path: str, min_fit: float | None = None, 
     Raises:
         UserError: The file cannot be read or fits too little.
     """
-    content = read_checkpoint(path)
+    return _check_all(model, read_checkpoint(path), path, 1.0 if min_fit is None else min_fit)
+
+
+def _check_all(model: nn.Module, content: Any, path: str, min_fit: float, allow: bool = True) -> FitReport:
     state = state_dict_of(content, path)
     report = fit(model, _load(model, content), path, 'model', len(state))
     if not report.fits(1.0):
         report.advice = _advise_whole(model, state)
-    report.require(1.0 if min_fit is None else min_fit, allow)
+    report.require(min_fit, allow)
     return report
 
 
@@ -378,9 +383,9 @@ def check_resumable(model: nn.Module, path: str) -> FitReport:
     Raises:
         UserError: The file cannot be read, belongs to another model, or holds weights only.
     """
-    report = check_checkpoint(model, path, allow=False)
     content = read_checkpoint(path)
-    lacking = [key for key in ('meta', 'optimizer', 'message_hub') if key not in content]
+    report = _check_all(model, content, path, 1.0, allow=False)
+    lacking = [key for key in ('meta', 'optimizer', 'message_hub') if not isinstance(content.get(key), dict)]
     if lacking or 'iter' not in content['meta']:
         what = lacking[0] if lacking else 'iteration count'
         raise UserError(

@@ -156,22 +156,30 @@ def refusal(source: object, error: BaseException) -> UserError | None:
         )
     if isinstance(error, EOFError):
         return UserError(f'checkpoint {source} is empty or ends too early; fetch or copy it again')
-    if isinstance(error, FileNotFoundError | IsADirectoryError):
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return UserError(f'checkpoint {source} is not a file; check the path')
+    if isinstance(error, PermissionError):
+        return UserError(f'checkpoint {source} may not be read by you; change its permissions or copy it')
     if isinstance(error, RuntimeError) and 'TorchScript archive' in said:
         return UserError(
             f'checkpoint {source} is a TorchScript program, not weights; export its state_dict with torch.save'
         )
-    if isinstance(error, RuntimeError) and re.search(r'PytorchStreamReader|zip archive|unexpected EOF|corrupted', said):
+    if isinstance(error, RuntimeError) and re.search(r'PytorchStreamReader|zip archive|unexpected EOF|corrupt', said):
         return UserError(f'checkpoint {source} is damaged ({_first_line(said)}); fetch or copy it again')
-    return None
+    if isinstance(error, MemoryError) or not os.path.isfile(source):
+        return None
+    # Bytes of another kind of file make torch raise almost anything.
+    return UserError(
+        f'checkpoint {source} is not a file that torch can read ({type(error).__name__}: {_first_line(said)}); fetch '
+        'or copy it again'
+    )
 
 
 def _first_line(text: str) -> str:
-    """Return the line of an error that tells its cause: torch puts advice before it."""
+    """Return the part of an error that tells its cause: torch puts advice before it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith('WeightsUnpickler error')]
-    return (told or lines or ['no message'])[0][:200]
+    told = re.search(r'WeightsUnpickler error:\s*(.+)', text)
+    return (told[1].strip() if told else (lines or ['no message'])[0])[:200]
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:

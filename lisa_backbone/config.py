@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
             misspelt one, or an override would have no effect.
     """
     path = Path(path)
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        siblings = [str(p) for p in path.parent.glob('*.py')] if os.path.isdir(path.parent) else []
         raise UserError(f'config {path} does not exist{nearest(str(path), siblings)}')
     try:
         cfg = Config.fromfile(path)
+    except UserError:
+        raise
     except SyntaxError as error:
         raise UserError(f'config {path} is not valid Python ({error}); mend that line') from error
     except FileNotFoundError as error:
@@ -86,7 +89,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ) from error
     except ImportError as error:
         raise UserError(f'custom_imports of config {path} cannot be imported: {error}') from error
-    except (KeyError, TypeError, AttributeError, NameError) as error:
+    except Exception as error:  # whatever its lines, or mmengine's reader of them, raise
         raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
     _check_top_level(cfg, path)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
@@ -111,9 +114,12 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         UserError: An override would have no effect or cannot be merged.
     """
     options = dict(options)
-    for key in list(options):
-        if key == 'data_root' and isinstance(cfg.get('data_root'), str):
-            _replace_root(cfg, cfg.data_root, str(options.pop(key)))
+    if 'data_root' in options and isinstance(cfg.get('data_root'), str):
+        if not cfg.data_root:
+            raise UserError(
+                '--cfg-options data_root: that of the config is empty; set the paths of each loader instead'
+            )
+        _replace_root(cfg, cfg.data_root, str(options.pop('data_root')))
     for key in options:
         _open_attention(cfg, key)
     for key in options:
@@ -122,6 +128,8 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         cfg.merge_from_dict(options)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise UserError(f'--cfg-options {_join(options)} cannot be merged into the config: {error}') from error
+    for key in options:
+        _complete_init(cfg, key)
 
 
 def config_digest(cfg: Config, options: dict[str, Any] | None = None) -> str:
@@ -237,9 +245,10 @@ def _check_top_level(cfg: Config, path: Path) -> None:
 
 
 def _replace_root(cfg: Config, old: str, new: str) -> None:
-    """Replace a data root in every string of the config that begins with it."""
+    """Replace a data root in every path of the config that lies in it."""
     if old.endswith('/') and not new.endswith('/'):
         new += '/'
+    inside = old if old.endswith('/') else f'{old}/'
 
     def swap(node: Any) -> Any:
         if isinstance(node, dict):
@@ -248,7 +257,8 @@ def _replace_root(cfg: Config, old: str, new: str) -> None:
             return node
         if isinstance(node, list | tuple):
             return type(node)(swap(value) for value in node)
-        return new + node[len(old) :] if isinstance(node, str) and node.startswith(old) else node
+        lies_there = isinstance(node, str) and (node == old or node.startswith(inside))
+        return new + node[len(old) :] if lies_there else node
 
     for key in list(cfg.keys()):
         cfg[key] = swap(cfg[key])
@@ -264,11 +274,23 @@ def _open_attention(cfg: Config, key: str) -> None:
         node[name] = {'type': node[name]}
 
 
+def _complete_init(cfg: Config, key: str) -> None:
+    """Say that weights are to be loaded, where an override names them for a module that had no ``init_cfg``."""
+    *above, last = key.split('.')
+    node: Any = cfg._cfg_dict
+    for part in above:
+        node = node.get(part) if isinstance(node, dict) else None
+    if last == 'checkpoint' and above[-1:] == ['init_cfg'] and isinstance(node, dict) and 'type' not in node:
+        node['type'] = 'Pretrained'
+
+
 def _check_option(cfg: Config, key: str) -> None:
     node: Any = cfg._cfg_dict
     parts = key.split('.')
     if parts[0] in node and parts[0] not in RUNNER_KEYS:
         _refuse_variable(cfg, key)
+    if parts[0] == 'data_preprocessor' and (node.get('model') or {}).get('data_preprocessor') is not None:
+        raise UserError(f'--cfg-options {key}: the model of the config has its own; set model.{key} instead')
     for depth, part in enumerate(parts):
         here = '.'.join(parts[:depth])
         if isinstance(node, list | tuple):
@@ -276,6 +298,13 @@ def _check_option(cfg: Config, key: str) -> None:
                 raise UserError(f'--cfg-options {key}: {here} is a list of {len(node)}, so {part!r} names none of it')
             node = node[int(part)]
         elif isinstance(node, dict):
+            rest = '.'.join(parts[depth:])
+            whole = next((name for name in node if '.' in str(name) and f'{rest}.'.startswith(f'{name}.')), None)
+            if whole is not None:
+                raise UserError(
+                    f'--cfg-options {key}: {here} has a key {whole!r}, with a dot in it, which no override reaches; '
+                    f'set it in a config file'
+                )
             if part not in node:
                 _check_new_key(key, here, part, node)
                 return
@@ -291,8 +320,7 @@ def _check_new_key(key: str, here: str, part: str, node: dict) -> None:
     """Judge an override whose key is not in the config."""
     if not here:
         if part not in RUNNER_KEYS:
-            known = set(node) & RUNNER_KEYS | RUNNER_KEYS
-            raise UserError(f'--cfg-options {key}: nothing reads {part!r}{nearest(part, known)}')
+            raise UserError(f'--cfg-options {key}: nothing reads {part!r}{nearest(part, RUNNER_KEYS)}')
         return
     takes, is_all = _parameters(here, node)
     if part in takes:

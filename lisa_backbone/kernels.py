@@ -26,6 +26,7 @@ from .backbone import LiSA
 from .checkpoints import check_checkpoint
 from .config import load_config, null_empty_pretrained
 from .errors import UserError
+from .palette import colours
 from .preflight import build_model
 from .records import validate
 
@@ -230,17 +231,20 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     models = list(dict.fromkeys((task, model) for task, model, _ in grouped))
     several = len({task for task, _ in models}) > 1
     figure = Figure(figsize=(11, 3.4), layout='constrained')
+    painted = colours([model for _, model in models])
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-        for shift, (task, model) in enumerate(models):
+        for shift, ((task, model), colour) in enumerate(zip(models, painted, strict=True)):
             found = [(int(key[2]), values[measure]) for key, values in grouped.items() if key[:2] == (task, model)]
             found = [(stage, values) for stage, values in found if values]
             places = [stage + 0.04 * (shift - (len(models) - 1) / 2) for stage, _ in found]
             means = [statistics.fmean(values) for _, values in found]
             spreads = [statistics.stdev(values) if len(values) > 1 else 0 for _, values in found]
-            axes.errorbar(places, means, spreads, marker='o', capsize=2, label=f'{model}, {task}' if several else model)
-        axes.set(title=measure, xlabel='stage', xticks=range(1, 5), ylim=(0, 1.02))
+            bars = {'yerr': spreads, 'capsize': 2} if any(spreads) else {}  # none of one seed
+            label = f'{model}, {task}' if several else model
+            axes.errorbar(places, means, marker='o', color=colour, label=label, **bars)
+        unit = 'share of the tokens' if measure == MEASURES[0] else 'mean cosine'
+        axes.set(title=measure, xlabel='stage', ylabel=unit, xticks=range(1, 5), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel('share of N')
     figure.axes[0].legend(fontsize='small')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

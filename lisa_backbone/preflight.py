@@ -115,7 +115,7 @@ def check_work_dir(work_dir: str | Path) -> None:
         UserError: It cannot.
     """
     path = Path(work_dir).absolute()
-    existing = next(p for p in (path, *path.parents) if p.exists())
+    existing = next(p for p in (path, *path.parents) if os.path.exists(p))  # what may not be looked at is not there
     if not existing.is_dir():
         raise UserError(f'work dir {work_dir} cannot be made: {existing} is a file; give another --work-dir')
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -217,7 +217,7 @@ def check_channels(model: nn.Module) -> None:
                 image.append(module(image[0]))
         except UserError as error:
             raise UserError(f'model.{name}: {error} (the data have {channels} channels)') from error
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:
             wrong = re.search(r'expected input.*? to have (\d+) channels, but got (\d+)', str(error))
             if wrong or isinstance(error, AssertionError):
                 _raise_channels(model, name, image[0], wrong, channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import resource
@@ -38,6 +39,7 @@ __all__ = [
     'peak_mib',
     'protocol_of',
     'show_path',
+    'weights_digest',
 ]
 
 # Where things lie on one machine; what lies there is recorded by its digest.
@@ -59,19 +61,23 @@ def code_state() -> dict[str, Any]:
     Python files of the package, the configs and the tools that were never added to git count as changes.
 
     Returns:
-        ``{'commit': 40 hex digits or 'unknown', 'dirty': bool}``; unknown where it was installed without a checkout.
+        ``{'commit': 40 hex digits or 'unknown', 'dirty': bool}``; unknown where it was installed without a checkout,
+        even if that is inside another project's.
     """
     root = Path(__file__).resolve().parent.parent
     try:
-        commit, state, unknown = (
+        top, commit, state, unknown = (
             subprocess.run(['git', '-C', root, *words], capture_output=True, text=True, check=True, timeout=60).stdout
             for words in (
+                ('rev-parse', '--show-toplevel'),
                 ('rev-parse', 'HEAD'),
                 ('status', '--porcelain', '--untracked-files=no', '.'),
                 ('ls-files', '--others', '--exclude-standard', '--', *_RUN),
             )
         )
     except (OSError, subprocess.SubprocessError):
+        return {'commit': 'unknown', 'dirty': False}
+    if Path(top.rstrip('\n')).resolve() != root:
         return {'commit': 'unknown', 'dirty': False}
     # Results that a sweep has just written do not change what is run.
     changed = [line for line in state.splitlines() if not line[3:].startswith(('results/', 'docs/'))]
@@ -114,30 +120,34 @@ def file_digest(path: str | os.PathLike) -> dict[str, str]:
     return {'file': show_path(path), 'sha256': digest.hexdigest()}
 
 
-def initial_weights(cfg: Config) -> list[dict[str, str | None]]:
-    """The files that a training starts from, each with its SHA-256.
+def weights_digest(name: str) -> dict[str, str | None]:
+    """A weight file as a record names it, with its SHA-256.
 
     Of a URL, or a name that mmengine has a URL for, it is that of the file in torch's cache, so that this is to be
-    called once they were fetched; ``None`` where the file is not known, as of weights that timm fetches by itself.
+    called once it was fetched; ``None`` where the file is not known, as of weights that timm fetches by itself.
+
+    Args:
+        name: Its path, or whatever else names it.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return file_digest(path)
+    fetched = _fetched(name)
+    return {'file': name, 'sha256': fetched and file_digest(fetched)['sha256']}
+
+
+def initial_weights(cfg: Config, load_from: str | None = None) -> list[dict[str, str | None]]:
+    """The files that a training starts from, as :func:`weights_digest` gives each.
 
     Args:
         cfg: The config, complete.
+        load_from: Weights of the whole model that it starts from, unless it goes on from a checkpoint.
     """
     nodes = [node for _, node in walk_dicts(cfg.get('model', {}), 'model')]
     inits = [node.get('init_cfg') for node in nodes]
     named = [init.get('checkpoint') for init in inits if isinstance(init, dict) and init.get('type') == 'Pretrained']
     named += [own_weights(node) for node in nodes]
-    if cfg.get('load_from') and not cfg.get('resume'):
-        named.append(cfg.load_from)
-    found = []
-    for name in dict.fromkeys(str(name) for name in named if name):
-        path = Path(name).expanduser()
-        if path.is_file():
-            found.append(file_digest(path))
-        else:
-            fetched = _fetched(name)
-            found.append({'file': name, 'sha256': fetched and file_digest(fetched)['sha256']})
-    return found
+    return [weights_digest(name) for name in dict.fromkeys(str(name) for name in [*named, load_from] if name)]
 
 
 def _fetched(name: str) -> Path | None:
@@ -160,7 +170,7 @@ def data_of(cfg: Config, mode: str = 'test') -> dict[str, str]:
 
     A mini set has both in its record, and is looked through for changes since. Of any other set, the fingerprint is the
     SHA-256 of the annotation files or lists; where there are none, of the names of the files in its folders, for a test
-    with their sizes.
+    with their sizes; where it names no folders either, of its settings.
 
     Args:
         cfg: The config, complete.
@@ -185,6 +195,9 @@ def data_of(cfg: Config, mode: str = 'test') -> dict[str, str]:
 
 
 def _listing(root: Path, leaf: dict, sizes: bool) -> Iterator[bytes]:
+    if not any(leaf.get(key) for key in ('data_root', 'data_prefix', 'ann_file', 'split')):
+        yield repr(sorted((key, str(value)) for key, value in leaf.items() if key != 'pipeline')).encode()
+        return
     split = leaf.get('split')  # mmpretrain's ImageNet finds folder and list by it
     annotations = root / str(leaf.get('ann_file') or (f'meta/{split}.txt' if split else ''))
     if annotations.is_file():
@@ -192,9 +205,11 @@ def _listing(root: Path, leaf: dict, sizes: bool) -> Iterator[bytes]:
         return
     prefix = leaf.get('data_prefix') or split or ''
     for value in sorted(map(str, prefix.values() if isinstance(prefix, dict) else [prefix])):
-        for path in sorted((root / value).rglob('*')):
+        folder = root / value
+        base = root if folder.is_relative_to(root) else folder  # a prefix may be absolute, and lie anywhere
+        for path in sorted(folder.rglob('*')):
             if path.is_file():
-                yield f'{path.relative_to(root)}{f" {path.stat().st_size}" if sizes else ""}\n'.encode()
+                yield f'{path.relative_to(base)}{f" {path.stat().st_size}" if sizes else ""}\n'.encode()
 
 
 def protocol_of(cfg: Config, tta: bool = False) -> dict[str, Any]:
@@ -245,7 +260,10 @@ def nominal_input(cfg: Config) -> tuple[int, ...]:
     for name in ('Resize', 'ResizeEdge', 'CenterCrop', 'ThreeCrop', 'TenCrop'):  # a later crop decides
         step = steps.get(name) or {}
         scale = step.get('crop_size', step.get('scale', scale))
-    sides = [int(side) for side in (scale if isinstance(scale, list | tuple) else (scale, scale)) if side > 0]
+    while isinstance(scale, list | tuple) and scale and isinstance(scale[0], list | tuple):
+        scale = scale[0]  # of several scales, the first
+    given = scale if isinstance(scale, list | tuple) else (scale, scale)
+    sides = [int(side) for side in given if isinstance(side, int | float) and 0 < side < math.inf] or [224]
     short, long = min(sides), max(sides)
     if short != long and cfg.get('default_scope') == 'mmdet':
         long = round(1.6 * short)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ['append_rows', 'read_rows']
+from .errors import UserError
+
+__all__ = ['append_rows', 'read_rows', 'refuse_known']
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -16,6 +19,22 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline='') as file:
         return list(csv.DictReader(file))
+
+
+def refuse_known(path: Path, named: Mapping[str, Any]) -> None:
+    """Stop where a file has a row of what is about to be measured: a table would count it twice.
+
+    Args:
+        path: The file; it may be missing.
+        named: Columns to what they would hold.
+
+    Raises:
+        UserError: It has one.
+    """
+    wanted = {key: str(value) for key, value in named.items()}
+    if any(wanted.items() <= row.items() for row in read_rows(path)):
+        words = ', '.join(f'{key} {value}' for key, value in wanted.items() if value)
+        raise UserError(f'{path} holds {words} already; name another --out')
 
 
 def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ()) -> None:

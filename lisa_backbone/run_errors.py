@@ -18,6 +18,8 @@ _BROKEN = {
     'an image': r'image file is truncated|cannot identify image file|broken data stream',
     'a video': r'Invalid data found when processing input|av\.error\.|DECORDError',
 }
+# of the workers' batches; kernels for GPUs have a memory of that name too
+_SHARED_MEMORY = r'Bus error|out of shared memory|shared memory (object|file)|insufficient shared memory'
 _LABEL_ON_GPU = r'device-side assert triggered|Class values must be smaller than num_classes'
 
 
@@ -53,7 +55,7 @@ def _explain(error: Exception, cfg: Config, loader: str, again: str) -> str | No
         if loader == 'train_dataloader':
             mend = 'lower it (and add --auto-scale-lr), train with --amp, or set model.backbone.with_cp=True'
         return f'GPU memory ran out at {loader}.batch_size={batch}; {mend}'
-    if 'Bus error' in text or 'shared memory' in text:
+    if re.search(_SHARED_MEMORY, text):
         return f'a data worker ran out of shared memory; enlarge /dev/shm, or set {loader}.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
         return f'the disk of {cfg.work_dir} is full; free some space and {again}'
@@ -62,7 +64,7 @@ def _explain(error: Exception, cfg: Config, loader: str, again: str) -> str | No
         return f'{file}; then {again}'
     if isinstance(error, FileNotFoundError):
         path = error.filename or (re.findall(r"No such file or directory: '([^']+)'", text) or [None])[-1]
-        if path:
+        if path and '/' in str(path):  # not a program that is missing
             return f'file {path} does not exist; mend the data or the path, then {again}'
     return explain_build_error(error)
 

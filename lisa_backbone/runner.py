@@ -7,6 +7,7 @@ of tracebacks where the user can mend the cause, and ``metrics.json``.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import platform
 import re
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from .provenance import (
     nominal_input,
     peak_mib,
     protocol_of,
+    weights_digest,
 )
 from .run_errors import explained
 
@@ -59,11 +62,12 @@ __all__ = [
     'require_training',
     'run_test',
     'run_training',
+    'source_of',
     'total_batch',
     'write_json',
 ]
 
-_SECONDS = 'train_seconds'  # in the meta of a checkpoint
+_SECONDS, _WEIGHTS = 'train_seconds', 'initial_weights'  # in the meta of a checkpoint
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
 _WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
 _CHECKS_TAKE = {'sample': 3600, 'all': 24 * 3600, 'none': 1800}  # seconds, at most
@@ -105,16 +109,21 @@ class RunOptions:
 
 
 class MetricsHook(Hook):
-    """Keep the metrics of every validation, and of the test, in memory, and count the seconds of a training.
+    """Keep the metrics of every validation in memory, and carry what a record tells of a training through its stops.
 
     Each checkpoint holds the seconds that led to it, those before a resumption included, so that what was lost between
-    the last checkpoint and an interruption does not count.
+    the last checkpoint and an interruption does not count, and the weights that the training started from.
+
+    Args:
+        weights: The weights that the training starts from, as a record names them.
     """
 
     priority = 'VERY_LOW'
 
-    def __init__(self) -> None:
+    def __init__(self, weights: list[dict[str, str | None]] | None = None) -> None:
         self.val: list[tuple[int, dict[str, float]]] = []
+        self.weights = weights or []
+        self.was_finished = False
         self._start = time.perf_counter()
         self._before: float | None = 0.0
 
@@ -124,13 +133,21 @@ class MetricsHook(Hook):
         return None if self._before is None else self._before + time.perf_counter() - self._start
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the seconds before a resumption."""
+        """Take the seconds and the weights of before a resumption."""
         if runner._resume:
-            self._before = checkpoint.get('meta', {}).get(_SECONDS)
+            meta = checkpoint.get('meta', {})
+            self._before = meta.get(_SECONDS)
+            self.weights = meta.get(_WEIGHTS, self.weights)
+
+    def before_train(self, runner: Runner) -> None:
+        """See whether anything is left to train; then the record of an earlier training here no longer holds."""
+        self.was_finished = runner.iter >= runner.max_iters
+        if runner.rank == 0 and not self.was_finished:
+            discard_record(Path(runner.work_dir))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the seconds so far into a checkpoint."""
-        checkpoint['meta'][_SECONDS] = self.seconds
+        """Put the seconds so far and the weights of the start into a checkpoint."""
+        checkpoint['meta'] |= {_SECONDS: self.seconds, _WEIGHTS: self.weights}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics with the iteration they belong to."""
@@ -144,23 +161,22 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         options: The config and what the command line changes in it.
 
     Returns:
-        The record that is written to metrics.json.
+        The record that is written to metrics.json; where a finished training was to be resumed, the one that is there.
 
     Raises:
         UserError: The input cannot be used; nothing was created, or, once training ran, what was saved is kept.
     """
-    cfg = prepare(options)
+    cfg, source = prepare(options), source_of(options)
     require_training(cfg)
+    load_from = None if cfg.get('resume') else cfg.get('load_from')
     resumed = _resolve_resume(cfg, options)
     data = None
     if is_main(options.launcher):
         mode = 'resume' if resumed else 'train'
         _announce(preflight(cfg, mode, resumed, options.min_fit, check_images=options.check_images))
         data = data_of(cfg, 'train')
-        discard_record(Path(cfg.work_dir))
-    weights = initial_weights(cfg)
     start = time.perf_counter()
-    hook = MetricsHook()
+    hook = MetricsHook(initial_weights(cfg, load_from))
     with explained(cfg):
         runner = build_runner(cfg)
         runner.register_hook(hook, 'VERY_LOW')
@@ -170,28 +186,32 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     info = runner.message_hub.runtime_info
     best = info.get('best_ckpt')
     checkpoint = (best and file_in(runner.work_dir, best)) or find_latest_checkpoint(runner.work_dir)
-    result = record(
-        options,
-        checkpoint=checkpoint,
-        metrics=hook.val[-1][1] if hook.val else {},
-        seconds=seconds,
-        seed=runner.seed,
-        best=None if info.get('best_score') is None else float(info['best_score']),
-        iterations=runner.iter,
-        resumed_from=resumed,
-        train_seconds=None if hook.seconds is None else round(hook.seconds, 1),
-        weights=weights,
-        data=data,
-        **_sizes(runner.model),
-    )
-    if runner.rank == 0:
-        result['made'] = _checkpoints(checkpoint, find_latest_checkpoint(runner.work_dir))
-        _save_record(runner.work_dir, 'train', result)
-        best_words = '' if result['best'] is None else f'; best {result["best"]:.4f}'
-        runner.logger.info(
-            f'trained {runner.iter} iterations in {seconds:.0f} s; last validation: '
-            f'{_words(result["metrics"]) or "none"}{best_words}; checkpoint {checkpoint}'
+    result = _records(runner.work_dir).get('train') or {}
+    if hook.was_finished and result.get('iterations') == runner.iter:
+        runner.logger.info(f'{resumed} is the end of this training: nothing was left to train')
+    else:
+        result = record(
+            source,
+            checkpoint=checkpoint,
+            metrics=hook.val[-1][1] if hook.val else {},
+            seconds=seconds,
+            seed=runner.seed,
+            best=None if info.get('best_score') is None else float(info['best_score']),
+            iterations=runner.iter,
+            resumed_from=resumed,
+            train_seconds=None if hook.seconds is None else round(hook.seconds, 1),
+            weights=hook.weights,
+            data=data,
+            **_sizes(runner.model),
         )
+        if runner.rank == 0:
+            result['made'] = _checkpoints(checkpoint, find_latest_checkpoint(runner.work_dir))
+            _save_record(runner.work_dir, 'train', result)
+            best_words = '' if result['best'] is None else f'; best {result["best"]:.4f}'
+            runner.logger.info(
+                f'trained {runner.iter} iterations in {seconds:.0f} s; last validation: '
+                f'{_words(result["metrics"]) or "none"}{best_words}; checkpoint {checkpoint}'
+            )
     if options.show_dir:
         run_test(replace(options, work_dir=runner.work_dir, resume=None), checkpoint)
     return result
@@ -210,17 +230,17 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     Raises:
         UserError: The input cannot be used; nothing was created.
     """
-    cfg = prepare(options)
+    cfg, source = prepare(options), source_of(options)
     if cfg.get('test_dataloader') is None:
         raise UserError(f'config {options.config} has no test_dataloader; add one, with test_cfg and test_evaluator')
     checkpoint = checkpoint or _checkpoint_of(cfg.work_dir)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.show_dir:
         _show(cfg, options.show_dir)
-    data = None
+    weights = data = None
     if is_main(options.launcher):
         _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
-        data = data_of(cfg)
+        weights, data = weights_digest(checkpoint), data_of(cfg)
         if not options.tta:
             discard_record(Path(cfg.work_dir))
     protocol, shape = protocol_of(cfg, options.tta), nominal_input(cfg)
@@ -232,7 +252,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
         runner = build_runner(cfg)
         metrics = plain_metrics(runner.test())
     result = record(
-        options,
+        source,
         checkpoint=checkpoint,
         metrics=metrics,
         seconds=time.perf_counter() - start,
@@ -241,7 +261,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     )
     if runner.rank == 0:
         result |= {
-            'weights': file_digest(checkpoint),
+            'weights': weights,
             'data': data,
             'predictions': file_digest(predictions) if predictions and predictions.is_file() else None,
             'macs': count_backbone_macs(_plain_model(runner.model), shape),
@@ -306,7 +326,7 @@ def require_training(cfg: Config) -> None:
 
 
 def parse_options(pairs: list[str] | None) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs as mmengine's ``DictAction`` does.
+    """Read ``KEY=VALUE`` pairs as mmengine's ``DictAction`` does, but leave paths with spaces or commas whole.
 
     Args:
         pairs: What followed ``--cfg-options``.
@@ -315,21 +335,38 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
         Dotted keys to values.
 
     Raises:
-        UserError: A pair has no ``=``.
+        UserError: A pair has no ``=``, or its brackets do not match.
     """
-    for pair in pairs or []:
-        if '=' not in pair:
-            raise UserError(f'--cfg-options {pair!r} is not KEY=VALUE; write it without spaces around the =')
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    return parser.parse_args(['--cfg-options', *pairs]).cfg_options if pairs else {}
+    options = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition('=')
+        if not equals:
+            raise UserError(f'--cfg-options {pair!r} is not KEY=VALUE; write it without spaces around the =')
+        if _is_path(value):
+            options[key] = value
+            continue
+        try:
+            options |= parser.parse_args(['--cfg-options', pair]).cfg_options
+        except AssertionError as error:
+            raise UserError(f'--cfg-options {pair!r}: a bracket is not closed, or not opened; mend it') from error
+    return options
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value has a space or a comma that is of the name of a file or folder, and not of a list."""
+    if value.lstrip()[:1] in ('[', '(', '"', "'"):
+        return False
+    return os.path.exists(value) if ',' in value else ' ' in value.strip()
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's Runner, or the ``runner_type`` of the config."""
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():  # mmengine's own start-up asks for a GPU
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group('gloo')
+            timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+            torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
         cfg.setdefault(
             'model_wrapper_cfg',
             {
@@ -339,15 +376,27 @@ def build_runner(cfg: Config) -> Runner:
                 'find_unused_parameters': cfg.get('find_unused_parameters', False),
             },
         )
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    times = int((cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1))
+    if times > 1 and (runner.auto_scale_lr or {}).get('enable'):
+        # mmengine's scaling leaves out that a step sees so many batches
+        runner.auto_scale_lr = copy.deepcopy(runner.auto_scale_lr)
+        runner.auto_scale_lr['base_batch_size'] /= times
+    return runner
 
 
-def total_batch(cfg: Config) -> int:
-    """Images that one optimizer step sees: batch, times processes, times accumulated batches."""
-    world = int(os.environ.get(_WORLD_SIZE.get(cfg.get('launcher', 'none'), ''), 1))
+def total_batch(cfg: Config, processes: int | None = None) -> int:
+    """Images that one optimizer step sees: batch, times processes, times accumulated batches.
+
+    Args:
+        cfg: The config, with its overrides.
+        processes: Processes that train; by default those of the launcher that this one was started by.
+    """
+    if processes is None:
+        processes = int(os.environ.get(_WORLD_SIZE.get(cfg.get('launcher', 'none'), ''), 1))
     loader = cfg.train_dataloader
     batch = loader.get('batch_size') or (loader.get('batch_sampler') or {}).get('batch_size') or 1
-    return batch * world * int(cfg.optim_wrapper.get('accumulative_counts', 1))
+    return batch * processes * int(cfg.optim_wrapper.get('accumulative_counts', 1))
 
 
 def is_main(launcher: str) -> bool:
@@ -355,13 +404,28 @@ def is_main(launcher: str) -> bool:
     return int(os.environ.get(_RANK.get(launcher, ''), 0)) == 0
 
 
+def source_of(options: RunOptions) -> dict[str, Any]:
+    """The config and the code of a run, as its record names them.
+
+    It is to be asked for as the run starts: by its end the files may be others.
+
+    Args:
+        options: The config and what the command line changes in it.
+    """
+    given, flags = options.cfg_options or {}, _flags(options)
+    source = {'config': config_of(options.config, {**given, **flags}), 'code': code_state()}
+    if flags:  # which a test is not given
+        source['digest_without_flags'] = config_of(options.config, given)['digest']
+    return source
+
+
 def record(
-    options: RunOptions, *, checkpoint: str | None, metrics: dict, seconds: float, seed: int, **more: Any
+    source: dict[str, Any], *, checkpoint: str | None, metrics: dict, seconds: float, seed: int, **more: Any
 ) -> dict[str, Any]:
     """One entry of metrics.json.
 
     Args:
-        options: The config and what the command line changed in it.
+        source: Config and code, from :func:`source_of`.
         checkpoint: The weights that the metrics belong to.
         metrics: Name to value.
         seconds: Wall time of the run.
@@ -371,18 +435,14 @@ def record(
     Returns:
         Plain data.
     """
-    given, flags = options.cfg_options or {}, _flags(options)
-    if flags:  # which a test is not given
-        more['digest_without_flags'] = config_of(options.config, given)['digest']
     return {
-        'config': config_of(options.config, {**given, **flags}),
+        **source,
         'checkpoint': checkpoint,
         'metrics': metrics,
         'seconds': round(seconds, 1),
         'seed': seed,
         **more,
         'peak_mib': peak_mib(),
-        'code': code_state(),
         'versions': versions(),
         'machine': machine_of(),
         'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
@@ -439,13 +499,16 @@ def _sizes(model: torch.nn.Module) -> dict[str, int]:
     return sizes
 
 
-def _save_record(work_dir: str, mode: str, result: dict) -> None:
-    path = Path(work_dir) / METRICS_FILE
+def _records(work_dir: str) -> dict[str, Any]:
+    """What metrics.json of a work directory holds."""
     try:
-        content = json.loads(path.read_text())
+        return json.loads((Path(work_dir) / METRICS_FILE).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        content = {}
-    write_json(path, {**content, mode: result})
+        return {}
+
+
+def _save_record(work_dir: str, mode: str, result: dict) -> None:
+    write_json(Path(work_dir) / METRICS_FILE, {**_records(work_dir), mode: result})
 
 
 def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
@@ -466,7 +529,7 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
 
 
 def file_in(work_dir: str | Path, path: str) -> str | None:
-    """A file by the path that was noted when it was saved, or by its name in a work directory that was moved since.
+    """A file by its name in a work directory, which may have been moved or copied, or by the path noted at its saving.
 
     Args:
         work_dir: The work directory.
@@ -475,11 +538,15 @@ def file_in(work_dir: str | Path, path: str) -> str | None:
     Returns:
         The path of the file, or ``None`` if it is in neither place.
     """
-    return next((str(place) for place in (Path(path), Path(work_dir, Path(path).name)) if place.is_file()), None)
+    return next((str(place) for place in _places(work_dir, path) if place.is_file()), None)
+
+
+def _places(work_dir: str | Path, path: str) -> tuple[Path, Path]:
+    return Path(work_dir, Path(path).name), Path(path)
 
 
 def _latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that ``last_checkpoint`` names, here or in a work directory that was moved.
+    """The checkpoint that ``last_checkpoint`` names, in this work directory first: it may be moved or copied.
 
     mmengine writes both files in place, the checkpoint again where it is the best, so that an interrupt can leave
     either cut off: then it is the newest whole checkpoint.
@@ -491,7 +558,7 @@ def _latest_checkpoint(work_dir: str) -> str | None:
     saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
     saved.sort(key=lambda p: p.stat().st_mtime, reverse=True)
     refused = None
-    for path in dict.fromkeys([Path(named), folder / Path(named).name, *saved]):
+    for path in dict.fromkeys([*_places(folder, named), *saved]):
         if not path.is_file():
             continue
         try:

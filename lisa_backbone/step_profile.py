@@ -115,9 +115,8 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         cfg = prepare(options)
         cfg.experiment_name = os.path.basename(folder)  # mmengine keeps one visualizer for each name
         require_training(cfg)
-        changed = dict(options.cfg_options or {})
-        if not torch.cuda.is_available() and in_full_precision(cfg):
-            changed['optim_wrapper.type'] = 'OptimWrapper'
+        if not torch.cuda.is_available():
+            in_full_precision(cfg)
         preflight(cfg, 'train', None, options.min_fit, check_images='none')
         with explained(cfg, again='measure again'):
             runner = build_runner(cfg)
@@ -137,8 +136,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
     medians['rest'] = medians['all'] - sum(medians[part] for part in PARTS if part != 'rest')
     batch = cfg.train_dataloader.batch_size
     return {
-        'config': options.config,
-        'options': ' '.join(f'{key}={value}' for key, value in changed.items()),
+        **name_of(options),
         'batch': total_batch(cfg),
         'iterations': iterations,
         'ms': f'{medians["all"]:.2f}',
@@ -149,6 +147,19 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         'torch': torch.__version__,
         **dated(),
     }
+
+
+def name_of(options: RunOptions) -> dict[str, str]:
+    """The columns that tell what :func:`profile_step` measures: config, and what was changed in it.
+
+    Args:
+        options: The config and what the command line changes in it.
+    """
+    cfg, changed = prepare(options), dict(options.cfg_options or {})
+    require_training(cfg)
+    if not torch.cuda.is_available() and in_full_precision(cfg):
+        changed['optim_wrapper.type'] = 'OptimWrapper'
+    return {'config': options.config, 'options': ' '.join(f'{key}={value}' for key, value in changed.items())}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -32,6 +32,7 @@ from lisa_backbone.benchmarking.runs import run_benchmark
 from lisa_backbone.benchmarking.settings import Group, Settings
 from lisa_backbone.complexity import count_macs
 from lisa_backbone.errors import UserError
+from lisa_backbone.palette import LISA, OTHERS
 from lisa_backbone.rows import append_rows, read_rows
 
 REPO = Path(__file__).parents[1]
@@ -665,12 +666,18 @@ def test_figure_of_a_sweep(tmp_path):
     assert (tmp_path / 'new' / 'growth.png').read_bytes().startswith(b'\x89PNG')
     drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()} for axes in figure.axes]
     assert drawn == [
-        {'a (N^2.00)': [[n**2, n**4] for n in (10, 20, 40)], 'b': [[100, 1.5]]},
-        {'a (N^1.00)': [[n**2, n**2] for n in (10, 20, 40)]},
+        {'a (N^2.00, at the end N^2.00)': [[n**2, n**4] for n in (10, 20, 40)], 'b': [[100, 1.5]]},
+        {'a (N^1.00, at the end N^1.00)': [[n**2, n**2] for n in (10, 20, 40)]},
         {'a': [[100, 3.5]]},
         {'a': [[100, 5]]},
     ]
-    assert [axes.get_xlabel() for axes in figure.axes] == ['', '', 'pixels', 'pixels']
+    assert [axes.get_xlabel() for axes in figure.axes] == ['pixels'] * 4
+    det = ['configs/det/mask-rcnn_swin-t_fpn_1x_coco.py', 'configs/det/mask-rcnn_lisa-t_fpn_1x_coco.py']
+    axes, *_ = draw_growth([row(name, 10, 7, 20) for name in det], tmp_path / 'b.png').axes
+    assert {line.get_label(): line.get_color() for line in axes.get_lines()} == {'swin-t': OTHERS[0], 'lisa-t': LISA}
+    other = 'configs/det/cascade-mask-rcnn_lisa-t_fpn_3x_coco.py'
+    axes, *_ = draw_growth([row(name, 10, 7, 20) for name in (det[1], other)], tmp_path / 'b.png').axes
+    assert [line.get_color() for line in axes.get_lines()] == [LISA, OTHERS[0]]
     assert all((axes.get_xscale(), axes.get_yscale()) == ('log', 'log') for axes in figure.axes)
     with pytest.raises(UserError, match='nothing was measured'):
         draw_growth(rows[3:4], tmp_path / 'none.png')

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -298,16 +299,44 @@ def test_torch_comes_from_the_right_index(tmp_path, monkeypatch, wheel, gpu, dev
     assert bool(env.notes) == (wheel is CPU_WHEEL and gpu and device == 'auto')
 
 
+def answer(env, monkeypatch, said):
+    monkeypatch.setattr(env, 'ask', lambda code, doing: said)
+
+
 def test_named_index_wins(tmp_path):
     env = make_env(tmp_path, torch_index='https://example.org/whl')
     assert packages.choose_torch(env)[0] == ['--index-url', 'https://example.org/whl']
 
 
+@pytest.mark.parametrize(
+    ('said', 'words', 'index', 'expected'),
+    [
+        ('none', 'CUDA build', None, 'none'),
+        ('CPU', 'CPU build (as asked)', None, 'this'),
+        ('CPU', 'CUDA build, as asked', None, 'other'),
+        ('13.0', 'CUDA build', None, 'this'),
+        ('13.0', 'CPU build', None, 'other'),
+        ('13.0', 'from https://example.org/whl', 'https://example.org/whl', 'other'),
+    ],
+)
+def test_installed_torch_is_told_from_another_build(tmp_path, monkeypatch, said, words, index, expected):
+    env = make_env(tmp_path, torch_index=index)
+    answer(env, monkeypatch, said)
+    assert packages.installed_torch(env, words) == expected
+
+
+def test_installed_torch_is_asked_for(tmp_path, monkeypatch):
+    """The line that asks runs, with a torch and without."""
+    env = make_env(tmp_path)
+    asked = []
+    monkeypatch.setattr(env, 'ask', lambda code, doing: asked.append(code) or 'none')
+    packages.installed_torch(env, 'CPU build')
+    for words, expected in (((), torch.version.cuda or 'CPU'), (('-S', '-I'), 'none')):
+        ran = subprocess.run([sys.executable, *words, '-c', asked[0]], capture_output=True, text=True)
+        assert ran.stdout.strip() == expected, ran.stderr
+
+
 # --------------------------------------------------------------------------------------------------- the wheel of mmcv
-
-
-def answer(env, monkeypatch, said):
-    monkeypatch.setattr(env, 'ask', lambda code, doing: said)
 
 
 def test_cache_key_tells_builds_apart(tmp_path, monkeypatch):
@@ -443,6 +472,17 @@ def test_finished_set_up_is_recognised_until_something_changes(tmp_path, monkeyp
     with open(tmp_path / 'requirements' / 'constraints.txt', 'a', encoding='utf-8') as file:
         file.write('einops==0.8.1\n')
     assert not env.is_ready()
+
+
+def test_what_is_not_given_stays_as_it_was_set_up(tmp_path):
+    """A login node sees no GPU: without the option the CUDA build that was asked for there stays."""
+    asked = {'device': 'cuda', 'torch_index': 'https://example.org/whl'}
+    finish(make_env(tmp_path, **asked))
+    again = make_env(tmp_path, device=None, torch_index=None)
+    assert (again.device, again.torch_index) == tuple(asked.values())
+    assert again.is_ready()
+    assert make_env(tmp_path, device='auto').device == 'auto'
+    assert make_env(tmp_path / 'new', device=None).device == 'auto'
 
 
 def test_damaged_stamp_is_no_stamp(tmp_path):

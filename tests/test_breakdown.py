@@ -135,5 +135,9 @@ def test_the_command_line(tmp_path):
     assert {(row['candidate'], row['input'], row['mode']) for row in rows} == {('LiSA:arch=pico', '32x64', 'inference')}
     assert {row['threads'] for row in rows} == {'1'}
     assert 'stages.3 feed-forward' in {row['part'] for row in rows}
+    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
+    said = 'parts.csv holds candidate LiSA:arch=pico, mode inference, input 32x64, batch 1 already; name another --out'
+    assert (done.returncode, done.stderr) == (2, f'error: {said}\n')
+    assert read_rows(tmp_path / 'parts.csv') == rows
     done = subprocess.run([*command, '--passes', '0'], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, 'error: --passes 0 must be positive\n')

@@ -172,6 +172,9 @@ def test_resuming_needs_progress_and_optimizer(tmp_path):
     with pytest.raises(UserError, match='1 are not in the file') as error:
         check_resumable(Detector(), part)
     assert '--min-fit' not in str(error.value)  # which cannot allow it
+    odd = save(tmp_path / 'odd.pth', state, meta=None, optimizer={}, message_hub={})
+    with pytest.raises(UserError, match='has no meta and cannot be resumed'):
+        check_resumable(Detector(), odd)
     whole = save(tmp_path / 'r.pth', state, meta={'iter': 3, 'epoch': 1}, optimizer={}, message_hub={})
     assert check_resumable(Detector(), whole).share == 1
 
@@ -199,6 +202,9 @@ def test_file_without_weights(tmp_path):
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(UserError, match='holds no weights'):
         check_checkpoint(Detector(), str(tmp_path / 'list.pth'))
+    torch.save({0: torch.zeros(1)}, tmp_path / 'numbers.pth')
+    with pytest.raises(UserError, match=r'has tensors without names \(key 0\)'):
+        check_checkpoint(Detector(), str(tmp_path / 'numbers.pth'))
     torch.save({'model': Detector().state_dict()}, tmp_path / 'model.pth')
     with pytest.raises(UserError, match="keeps its weights under 'model'"):
         check_checkpoint(Detector(), str(tmp_path / 'model.pth'))

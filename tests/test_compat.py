@@ -320,12 +320,26 @@ def damaged(path, kind):
         path.write_text('<html>404 Not Found</html>')
     elif kind == 'folder':
         path.mkdir()
+    elif kind == 'cut legacy':
+        torch.save({'w': torch.zeros(1000), 'names': list(range(300))}, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:700])
+    elif kind == 'page':
+        path.write_text('<!DOCTYPE html>\n<html>\n')
+    elif kind == 'archive':
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('a.txt', 'a')
+    elif kind == 'below a file':
+        path.touch()
+        return path / 'a.pth'
     elif kind == 'program':
         torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
     return path
 
 
-@pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'folder', 'program', 'missing'])
+KINDS = ['truncated', 'cut legacy', 'empty', 'text', 'page', 'archive', 'folder', 'below a file', 'program', 'missing']
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_unreadable_checkpoints_are_told_in_one_sentence(tmp_path, kind):
     path = damaged(tmp_path / 'weights.pth', kind)
     from mmengine.runner.checkpoint import CheckpointLoader
@@ -336,6 +350,11 @@ def test_unreadable_checkpoints_are_told_in_one_sentence(tmp_path, kind):
         assert str(path) in str(told.value)
         assert re.search('again|check the path|export', str(told.value))
         assert '\n' not in str(told.value)
+        assert 'weights_only' not in str(told.value)  # torch's advice, which would unpickle freely
+
+
+def test_checkpoint_of_others_is_told():
+    assert 'may not be read by you' in str(compat.refusal('w.pth', PermissionError(13, 'Permission denied')))
 
 
 def test_allow_list_names_no_function_that_acts():

@@ -77,6 +77,7 @@ def test_digest_is_of_the_content(tmp_path):
         ('train_dataloader.dataset.pipeline.9.type', 'a list of 5'),
         ('load_from.x', 'load_from is None in the config'),
         ('max_epochs', "nothing reads 'max_epochs'"),
+        ('data_preprocessor.mean', r'the model of the config has its own; set model\.data_preprocessor\.mean instead'),
         ('train_pipeline', 'changes nothing; set train_dataloader.dataset.pipeline'),
     ],
 )
@@ -116,6 +117,8 @@ def test_data_root_is_replaced_wherever_it_is_used():
         ("_base_ = 'mmseg::absent/absent.py'", 'base that does not exist'),
         ("custom_imports = dict(imports=['no_such_package'], allow_failed_imports=False)", 'no_such_package'),
         ('a = absent', 'NameError'),
+        ("a = int('b')", 'cannot be read: ValueError: invalid literal'),
+        ("_base_ = 'mmfoo::a.py'", 'cannot be read'),
     ],
 )
 def test_unusable_config_file(tmp_path, text, said):
@@ -123,6 +126,45 @@ def test_unusable_config_file(tmp_path, text, said):
     path.write_text(text + '\n')
     with pytest.raises(UserError, match=said):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'), [('a.txt', b''), ('a.json', b'{'), ('a.py', 'a = "\xe9"'.encode('latin-1'))]
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf'config .*{name} (cannot be read|is not valid Python)'):
+        load_config(tmp_path / name)
+
+
+def test_a_key_with_a_dot_is_not_missed(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'a': dict(x=1), 'a.norm': dict(x=0)}))\n")
+    with pytest.raises(
+        UserError, match=r"custom_keys has a key 'a\.norm', with a dot in it, which no override reaches"
+    ):
+        load_config(config, {'optim_wrapper.paramwise_cfg.custom_keys.a.norm.x': 2})
+    cfg = load_config(config, {'optim_wrapper.paramwise_cfg.custom_keys.a.x': 2})
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys['a'].x == 2
+
+
+def test_only_what_lies_in_the_data_root_moves_with_it(tmp_path):
+    config = tmp_path / 'config.py'
+    text = "data_root = {!r}\nval_evaluator = dict(type='data', a='data/x', b='data_old/x', c='data')\n"
+    config.write_text(text.format('data'))
+    found = load_config(config, {'data_root': '/d'}).val_evaluator
+    assert (found.a, found.b, found.c) == ('/d/x', 'data_old/x', '/d')
+    config.write_text(text.format(''))
+    with pytest.raises(UserError, match='data_root: that of the config is empty'):
+        load_config(config, {'data_root': '/d'})
+
+
+def test_named_weights_are_loaded_where_a_backbone_had_no_init_cfg(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("model = dict(backbone=dict(type='mmpretrain.ResNet', depth=18))\n")
+    given = {'model.backbone.init_cfg.checkpoint': 'a.pth', 'model.backbone.init_cfg.prefix': 'backbone.'}
+    expected = {'checkpoint': 'a.pth', 'prefix': 'backbone.', 'type': 'Pretrained'}
+    assert load_config(config, given).model.backbone.init_cfg == expected
 
 
 def test_unknown_config_proposes_a_neighbour():

@@ -477,6 +477,12 @@ def test_another_timm_model_is_told_which_widths_to_set():
         check_channels(build_model(cfg.model))
 
 
+def test_a_backbone_that_takes_more_than_an_image_is_not_about_channels():
+    model = build_model(load('seg/lisa-p_fpn_mini-ade20k-128x128').model)
+    model.backbone.forward = lambda image, mask: image  # as those of masked image modelling
+    check_channels(model)
+
+
 def test_runner_reads_the_keys_that_are_called_known():
     """Every top-level key of a finished config is one that mmengine reads, or a variable of a base file."""
     variables = {'data_root', 'dataset_type', 'backend_args', 'vis_backends', 'metainfo', 'width', 'norm_cfg'}

@@ -1,5 +1,7 @@
 """The data of whole configs, checked before a run; and what a run says of a video that breaks under it."""
 
+import subprocess
+
 import pytest
 
 from lisa_backbone import compat
@@ -168,6 +170,30 @@ def test_a_video_that_another_transform_cannot_read_is_looked_for(kinetics):
         raise RuntimeError("Caught InvalidDataError ...: Invalid data found when processing input: '<none>'")
     assert str(video) in str(caught.value)
     assert str(caught.value).endswith('then go on with --resume')
+
+
+@pytest.mark.parametrize(
+    'said',
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        'shared memory. Please try to raise your shared memory limit.',
+        'unable to open shared memory object </torch_1_2> in read-write mode: Too many open files (24)',
+    ],
+)
+def test_a_worker_without_shared_memory_is_told(said):
+    with pytest.raises(UserError, match=r'a data worker ran out of shared memory; enlarge /dev/shm'), explained({}):
+        raise RuntimeError(said)
+
+
+def test_errors_that_are_not_of_the_data_keep_their_cause():
+    """A kernel that is too large for a GPU's shared memory, and a compiler that is not there."""
+    said = 'out of resource: shared memory, Required: 270336, Hardware limit: 232448'
+    with pytest.raises(RuntimeError, match='Required: 270336'), explained({}):
+        raise RuntimeError(said)
+    with pytest.raises(FileNotFoundError), explained({}):
+        subprocess.run(['no-such-compiler'])
+    with pytest.raises(UserError, match=r'file data/a\.jpg does not exist'), explained({}):
+        Path('data/a.jpg').read_bytes()
 
 
 OUT_OF_RANGE = {

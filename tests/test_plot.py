@@ -54,15 +54,47 @@ def test_small_costs_are_in_millions(tmp_path):
     assert figure.axes[0].get_xlabel().endswith(', M')
 
 
-def test_names_of_a_crowd_do_not_overlap(tmp_path):
+def test_names_of_a_few_do_not_overlap(tmp_path):
     records = []
-    for i in range(25):
-        records += operator(f'Operator{i:02d}', (0.5 + 0.004 * (i * 7 % 25),), 70_000_000 + 300_000 * (i * 11 % 25))
+    for i in range(12):
+        records += operator(f'Operator{i:02d}', (0.5 + 0.004 * (i * 7 % 12),), 70_000_000 + 900_000 * (i * 11 % 12))
     figure = draw_results(records, tmp_path / 'a.png')
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
-    assert len(boxes) == 25
+    assert len(boxes) == 12
     assert not [1 for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_panels_of_many_tasks_are_in_rows_of_three(tmp_path):
+    tasks = ('mini ImageNet', 'mini Kinetics', 'mini SSv2', 'mini SSv2 one frame')
+    records = [record for task in tasks for record in operator('XCA', (0.5,), task=task)]
+    figure = draw_results(records, tmp_path / 'a.png', controls=True)
+    assert [axes.get_title() for axes in figure.axes] == [f'{task}, top-1' for task in tasks]
+    places = [axes.get_position() for axes in figure.axes]
+    assert places[0].y0 == places[1].y0 == places[2].y0 > places[3].y1
+    assert places[3].x0 == places[0].x0
+    two = draw_results(records, tmp_path / 'b.png', ('macs', 'parameters'), controls=True)
+    assert len({round(axes.get_position().y0, 6) for axes in two.axes}) == 2
+
+
+def test_many_are_lines_with_the_best_on_top(tmp_path):
+    records = operator('LiSAttention', (0.9, 0.92, 0.94), 50_000_000)
+    for i in range(20):
+        records += operator(f'Operator{i:02d}', (0.5 + 0.004 * (i * 7 % 20),), 70_000_000 + 300_000 * i)
+    figure = draw_results(records, tmp_path / 'a.png', ('macs', 'parameters'))
+    first, macs, parameters = figure.axes
+    labels = first.get_yticklabels()
+    assert [label.get_text() for label in labels][-1] == 'LiSAttention'
+    assert [label.get_text() for label in labels][:2] == ['Operator00', 'Operator03']
+    assert [label.get_color() for label in labels] == ['0.35'] * 20 + ['tab:red']
+    means = [line.get_xdata()[0] for bars in first.containers for line in bars.lines[:1]]
+    assert means == sorted(means)
+    assert means[-1] == pytest.approx(92)
+    assert len([bars for bars in first.containers if bars.has_xerr]) == 1  # of one seed there is no spread
+    bars = {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in macs.patches}
+    assert (bars[20], bars[0], bars[1]) == (50, 70, pytest.approx(70.9))
+    assert 'MACs' in macs.get_xlabel()
+    assert 'Parameters' in parameters.get_xlabel()
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):

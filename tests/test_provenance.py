@@ -109,12 +109,12 @@ def test_weights_are_known_by_their_bytes(tmp_path, monkeypatch):
     assert initial_weights(cfg) == [expected]
     # of a URL it is the file that torch keeps, not the name
     url = 'https://example.org/some/b.pth?version=1'
-    cfg = Config({'model': {'backbone': {'type': 'B'}}, 'load_from': url})
-    assert initial_weights(cfg) == [{'file': url, 'sha256': None}]
+    cfg = Config({'model': {'backbone': {'type': 'B'}}})
+    assert initial_weights(cfg, url) == [{'file': url, 'sha256': None}]
     kept = tmp_path / 'torch' / 'hub' / 'checkpoints'
     kept.mkdir(parents=True)
     (kept / 'b.pth').write_bytes(b'fetched')
-    assert initial_weights(cfg) == [{'file': url, 'sha256': hashlib.sha256(b'fetched').hexdigest()}]
+    assert initial_weights(cfg, url) == [{'file': url, 'sha256': hashlib.sha256(b'fetched').hexdigest()}]
     name = 'torchvision://resnet18'
     cfg = Config({'model': {'backbone': {'type': 'B', 'init_cfg': {'type': 'Pretrained', 'checkpoint': name}}}})
     (kept / Path(get_torchvision_models()['resnet18']).name).write_bytes(b'of torchvision')
@@ -184,9 +184,35 @@ def test_folders_without_annotations_are_known_by_names_and_sizes(tmp_path):
     leaf = {'type': 'ImageNet', 'data_root': str(tmp_path), 'split': 'val'}  # mmpretrain finds folder and list by it
     cfg = Config({'test_dataloader': {'dataset': leaf}})
     assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg 5\n').hexdigest()
+    # an absolute prefix, beside a root that is relative, another folder, or none
+    for root in ('ds', str(tmp_path / 'val'), ''):
+        leaf = {'type': 'CustomDataset', 'data_root': root, 'data_prefix': str(tmp_path)}
+        cfg.train_dataloader = {'dataset': leaf}
+        assert data_of(cfg, 'train')['fingerprint'] == hashlib.sha256(b'val/cat/1.jpg\n').hexdigest()
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta' / 'val.txt').write_text('cat/1.jpg 0\n')
     assert data_of(cfg)['fingerprint'] == hashlib.sha256(b'cat/1.jpg 0\n').hexdigest()
+
+
+def test_data_without_files_are_known_by_their_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fingerprint(**settings):
+        return data_of(Config({'test_dataloader': {'dataset': {'type': 'Synthetic', **settings}}}))['fingerprint']
+
+    before = fingerprint(size=4)
+    (tmp_path / 'work_dirs').mkdir()
+    (tmp_path / 'work_dirs' / 'log.txt').write_text('of no data')
+    assert fingerprint(size=4) == before != fingerprint(size=5)
+    assert fingerprint(size=4, pipeline=[{'type': 'Resize'}]) == before
+
+
+@pytest.mark.parametrize(
+    ('scale', 'sides'), [((float('inf'), 256), (256, 256)), ([(640, 480), (320, 240)], (480, 640)), (-1, (224, 224))]
+)
+def test_input_of_an_unusual_scale(scale, sides):
+    leaf = {'type': 'D', 'pipeline': [{'type': 'Resize', 'scale': scale}]}
+    assert nominal_input(Config({'test_dataloader': {'dataset': leaf}})) == (1, 3, *sides)
 
 
 @pytest.mark.skipif(not shutil.which('git'), reason='git is not installed')
@@ -212,6 +238,11 @@ def test_code_is_known_by_its_commit(tmp_path, monkeypatch):
         git('add', '.')
         git('commit', '-qm', 'first')
         head = git('rev-parse', 'HEAD')
+        inside = tmp_path / '.venv' / 'site-packages' / 'lisa_backbone' / 'provenance.py'  # of another's checkout
+        inside.parent.mkdir(parents=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, '__file__', str(inside))
+            assert state() == {'commit': 'unknown', 'dirty': False}
         assert state() == {'commit': head, 'dirty': False}
         (tmp_path / 'results' / 'mini.jsonl').write_text('2\n')  # what a sweep writes as it goes
         assert state() == {'commit': head, 'dirty': False}

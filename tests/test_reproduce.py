@@ -16,7 +16,7 @@ pytest.importorskip('mmcv')
 
 from lisa_backbone.config import load_config, null_empty_pretrained  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.leaderboard.recipes import batch_options, count_iterations, total_batch_of  # noqa: E402
+from lisa_backbone.leaderboard.recipes import batch_options, count_iterations  # noqa: E402
 from lisa_backbone.leaderboard.reproduce import (  # noqa: E402
     OTHER_RECIPES,
     PUBLISHED,
@@ -31,7 +31,7 @@ from lisa_backbone.leaderboard.reproduce import (  # noqa: E402
 )
 from lisa_backbone.provenance import config_of  # noqa: E402
 from lisa_backbone.records import read_records  # noqa: E402
-from lisa_backbone.runner import parse_options  # noqa: E402
+from lisa_backbone.runner import parse_options, total_batch  # noqa: E402
 from lisa_backbone.tasks import REAL_TASKS  # noqa: E402
 
 REPO = Path(__file__).parents[1]
@@ -310,7 +310,7 @@ def test_peers_start_from_the_weights_of_their_authors(task, model):
     )
     if task.startswith(('kinetics', 'something')):
         assert backbone.pretrained2d is True
-    assert total_batch_of(cfg, 8) == cfg.auto_scale_lr.base_batch_size
+    assert total_batch(cfg, 8) == cfg.auto_scale_lr.base_batch_size
     # the test has the overrides of the training, so that a record is made of both
     (test,) = [line for line in lines if 'tools/test.py' in line]
     tested = parse_options(test.split('--cfg-options ')[1].split(' ')) if '--cfg-options' in test else {}
@@ -352,7 +352,7 @@ def test_a_batch_of_other_size():
     path = REPO / 'configs/seg/lisa-t_upernet_8xb2-160k_ade20k-512x512.py'
     assert batch_options(load_config(path), 8) == []
     cfg = load_config(path, parse_options(batch_options(load_config(path), 2)))
-    assert total_batch_of(cfg, 2) == 16
+    assert total_batch(cfg, 2) == 16
     assert count_iterations(cfg, 2) * 2 * 2 == 160_000 * 16  # images
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (640_000, 64_000)
     assert [(one.begin, one.end) for one in cfg.param_scheduler] == [(0, 6000), (6000, 640_000)]

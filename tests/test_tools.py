@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,12 +27,14 @@ compat.apply()
 pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
+from lisa_backbone import runner as runner_module  # noqa: E402
 from lisa_backbone.checkpoints import check_resumable  # noqa: E402
 from lisa_backbone.config import load_config  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.provenance import file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
@@ -42,6 +47,7 @@ from lisa_backbone.runner import (  # noqa: E402
     record,
     run_test,
     run_training,
+    source_of,
 )
 from lisa_backbone.step_profile import PARTS  # noqa: E402
 
@@ -228,7 +234,7 @@ def test_flags_are_recorded_as_overrides_that_a_config_takes():
 def test_a_test_without_the_flags_of_the_training_is_of_the_same_config():
     def entry(**flags):
         options = RunOptions(str(CONFIG), cfg_options={'model.backbone.num_patterns': 2}, **flags)
-        return record(options, checkpoint=None, metrics={}, seconds=1.0, seed=0)
+        return record(source_of(options), checkpoint=None, metrics={}, seconds=1.0, seed=0)
 
     plain, flagged = entry(), entry(amp=True, auto_scale_lr=True)
     assert flagged['digest_without_flags'] == plain['config']['digest'] != flagged['config']['digest']
@@ -251,6 +257,94 @@ def test_seconds_before_a_resumption_count():
     assert 0 < hook.seconds < 100  # weights to start from are no part of the training
 
 
+def test_what_a_training_started_from_is_known_after_a_stop_and_its_record_after_its_end(trained, bench):
+    start = bench / 'start.pth'
+    shutil.copy(trained[0] / 'epoch_1.pth', start)
+    expected = [{'file': 'start.pth', 'sha256': file_digest(start)['sha256']}]
+    args = ('train.py', 'mine.py', '--work-dir', 'tuned', '--resume', '--cfg-options', 'data_root=data')
+    work_dir = bench / 'tuned'
+
+    def entry(*options):
+        done = call(*args, *options, cwd=bench)
+        assert done.returncode == 0, done.stderr
+        return json.loads((work_dir / 'metrics.json').read_text())['train'], done.stdout + done.stderr
+
+    assert entry('load_from=start.pth')[0]['weights'] == expected
+    start.unlink()
+    (work_dir / 'record.json').write_text('{}')
+    longer, _ = entry('train_cfg.max_epochs=2')
+    assert (longer['iterations'], longer['weights']) == (4, expected)
+    assert not (work_dir / 'record.json').exists()  # it was of one epoch
+    (work_dir / 'record.json').write_text('{}')
+    again, printed = entry('train_cfg.max_epochs=2')
+    assert again == longer
+    assert longer['metrics'], 'nothing that could be lost'
+    assert 'nothing was left to train' in printed
+    assert (work_dir / 'record.json').exists()
+
+
+def test_a_record_is_of_the_files_that_the_run_started_with(bench, monkeypatch):
+    monkeypatch.chdir(bench)
+    shutil.copy('mine.py', 'passing.py')
+    options = RunOptions('passing.py', work_dir='passing', cfg_options={'data_root': 'data'})
+    expected = source_of(options)
+    build = runner_module.build_runner
+
+    def change_and_build(cfg):
+        Path('passing.py').unlink()
+        monkeypatch.setattr(runner_module, 'code_state', lambda: {'commit': 'another', 'dirty': False})
+        return build(cfg)
+
+    monkeypatch.setattr(runner_module, 'build_runner', change_and_build)
+    result = run_training(options)
+    assert {key: result[key] for key in expected} == expected
+    assert json.loads((bench / 'passing' / 'metrics.json').read_text())['train']['config'] == expected['config']
+
+
+def test_weights_of_a_url_are_tested_and_recorded(trained, bench, monkeypatch, tmp_path):
+    monkeypatch.chdir(bench)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    for name in ('no_proxy', 'NO_PROXY'):
+        monkeypatch.setenv(name, '127.0.0.1')
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(trained[0]))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}/epoch_1.pth'
+        result = run_test(RunOptions('mine.py', work_dir='by-url', cfg_options={'data_root': 'data'}), url)
+        server.shutdown()
+    assert result['weights'] == {'file': url, 'sha256': file_digest(trained[0] / 'epoch_1.pth')['sha256']}
+    assert json.loads((bench / 'by-url' / 'metrics.json').read_text())['test']['weights'] == result['weights']
+
+
+@pytest.mark.parametrize(('times', 'ratio'), [(1, 0.5), (2, 1.0), (4, 2.0)])
+def test_scaled_rate_counts_accumulated_batches(bench, monkeypatch, tmp_path, times, ratio):
+    monkeypatch.chdir(bench)
+    given = {'data_root': 'data', 'optim_wrapper.accumulative_counts': times}
+    options = RunOptions('mine.py', work_dir=str(tmp_path), cfg_options=given, auto_scale_lr=True)
+    cfg = prepare(options)
+    built = runner_module.build_runner(cfg)
+    assert built.cfg.auto_scale_lr.base_batch_size == 8  # of the recipe, as it is written into the work directory
+    wrapper = built.build_optim_wrapper(built.optim_wrapper)
+    rates = [group['lr'] for group in wrapper.optimizer.param_groups]
+    built.scale_lr(wrapper, built.auto_scale_lr)
+    assert [group['lr'] for group in wrapper.optimizer.param_groups] == pytest.approx([lr * ratio for lr in rates])
+
+
+def test_processes_without_gpus_wait_as_long_as_the_checks_take(bench, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def init(backend, timeout):
+        raise Stop(backend, timeout)
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.distributed, 'init_process_group', init)
+    cfg = prepare(RunOptions(str(CONFIG), launcher='pytorch', check_images='all'))
+    with pytest.raises(Stop) as told:
+        runner_module.build_runner(cfg)
+    assert told.value.args == ('gloo', timedelta(days=1))
+
+
 def test_a_file_is_found_in_a_work_directory_that_was_moved(tmp_path):
     old, new = tmp_path / 'old', tmp_path / 'new'
     old.mkdir()
@@ -259,6 +353,9 @@ def test_a_file_is_found_in_a_work_directory_that_was_moved(tmp_path):
     old.rename(new)
     assert file_in(new, str(old / 'best.pth')) == str(new / 'best.pth')
     assert file_in(new, str(old / 'gone.pth')) is None
+    shutil.copytree(new, old)  # a copy has its own, which may be another since
+    assert file_in(old, str(new / 'best.pth')) == str(old / 'best.pth')
+    assert file_in(tmp_path, str(new / 'best.pth')) == str(new / 'best.pth')
 
 
 def test_what_was_cut_off_falls_back_to_the_newest_whole_checkpoint(trained, tmp_path, capsys):
@@ -495,8 +592,21 @@ def test_testing_without_a_checkpoint(spoilt, monkeypatch):
         run_test(RunOptions(config='mine.py', work_dir='none', cfg_options={'data_root': 'data'}))
 
 
+def test_paths_with_spaces_and_commas_stay_whole(tmp_path):
+    odd = tmp_path / 'my data, of June'
+    odd.mkdir()
+    given = {'data_root': str(odd), 'work_dir': '/a b/c', 'x': 'a=b c'}
+    assert parse_options([f'{key}={value}' for key, value in given.items()]) == given
+    values = ('8, 11', '[a b, 1]', '(1, 2)', '"a"', ' 5', 'a,b', '1e-3')
+    read = parse_options([f'{key}={value}' for key, value in zip('abcdefg', values, strict=True)])
+    assert list(read.values()) == [[8, 11], ['ab', 1], (1, 2), 'a', 5, ['a', 'b'], 1e-3]
+
+
 def test_option_without_a_value():
     assert parse_options(['a.b=[1,2]', 'c=x']) == {'a.b': [1, 2], 'c': 'x'}
+    for text in ('a=(1,2', 'a=[1,(2,3]'):
+        with pytest.raises(UserError, match='a bracket is not closed, or not opened'):
+            parse_options([text])
     with pytest.raises(UserError, match="'resume' is not KEY=VALUE"):
         parse_options(['resume'])
 
@@ -574,7 +684,10 @@ def test_the_parts_of_a_step(bench):
     assert sum(float(row[f'{part} ms']) for part in PARTS) == pytest.approx(float(row['ms']), abs=0.05)  # two decimals
     assert all(float(row[f'{part} ms']) > 0 for part in PARTS if part != 'rest')
     assert done.stdout.splitlines()[-1].startswith(f'| mine.py {options} | {BATCH} | ')
-    done = call('profile_step.py', *args, '--iterations', '9', cwd=bench)
+    done = call('profile_step.py', *args, cwd=bench)
+    assert done.returncode == 2
+    assert f'error: steps.csv holds config mine.py, options {options} already; name another --out' in done.stderr
+    done = call('profile_step.py', *args, '--iterations', '9', '--out', 'others.csv', cwd=bench)
     assert done.returncode == 2
     assert 'error: mine.py trains for 4 iterations and 10 were asked for; lower --iterations' in done.stderr
 

@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, default=REPO / 'work_dirs' / 'decoding', help='where the clips are made')
     parser.add_argument('--clips', type=int, default=8, help='clips of each kind (default: 8)')
     parser.add_argument('--rounds', type=int, default=5, help='times that each is read by each decoder (default: 5)')
-    parser.add_argument('--out', type=Path, default=REPO / 'results' / 'decoding.csv', help='CSV file of the results')
+    default = REPO / 'work_dirs' / 'decoding.csv'
+    parser.add_argument('--out', type=Path, default=default, help='CSV file of the results, which is replaced')
     args = parser.parse_args()
     if args.clips < 1 or args.rounds < 1:
         raise UserError('--clips and --rounds must be positive')

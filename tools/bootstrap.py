@@ -60,7 +60,9 @@ def demo(env: Environment, arguments: list) -> int:
     status = run_tool(env, 'tools/train.py', DEMO_CONFIG, '--work-dir', work, *resume, *arguments)
     if status:
         return status
-    trained = read_records(work)['train']
+    trained = read_records(work).get('train')
+    if trained is None:  # after arguments such as --rehearse there is nothing to test
+        return 0
     pictures = work / 'pictures'
     shutil.rmtree(pictures, ignore_errors=True)  # those of an earlier run
     command = ['tools/test.py', DEMO_CONFIG, trained['checkpoint'], '--work-dir', work, '--show-dir', pictures]
@@ -132,8 +134,8 @@ def parse(arguments: list) -> tuple[argparse.Namespace, list]:
     parser.add_argument(
         '--device',
         choices=('auto', 'cpu', 'cuda'),
-        default='auto',
-        help='which build of torch: by what is visible here (auto), or as named; a login node of a cluster needs cuda',
+        help='which build of torch: by what is visible here (auto), or as named; a login node of a cluster needs cuda '
+        '(that of the set-up before, else auto)',
     )
     parser.add_argument('--repair', action='store_true', help='go through the set-up again though it was finished')
     parser.add_argument('--torch-index', metavar='URL', help='package index for torch and torchvision')

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lisa_backbone.errors import UserError, exit_with_sentence
 from lisa_backbone.kernels import draw, measure_run, table
-from lisa_backbone.rows import append_rows, read_rows
+from lisa_backbone.rows import append_rows, read_rows, refuse_known
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -30,9 +30,7 @@ def main() -> None:
         raise UserError(f'--images {args.images} must be positive')
     for run in args.runs:
         rows = measure_run(run, args.images, args.data_root)
-        known = {(row['task'], row['model'], row['seed']) for row in read_rows(args.out)}
-        if (rows[0]['task'], rows[0]['model'], str(rows[0]['seed'])) in known:
-            raise UserError(f'{args.out} holds {rows[0]["model"]}, seed {rows[0]["seed"]} already; name another --out')
+        refuse_known(args.out, {key: rows[0][key] for key in ('task', 'model', 'seed')})
         append_rows(args.out, rows)
     rows = read_rows(args.out)
     if not rows:

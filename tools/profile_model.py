@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from lisa_backbone.benchmarking.breakdown import profile_candidate, table
+from lisa_backbone.benchmarking.breakdown import name_of, profile_candidate, table
 from lisa_backbone.benchmarking.candidates import Candidate
 from lisa_backbone.benchmarking.passes import MODES
 from lisa_backbone.benchmarking.settings import Settings
 from lisa_backbone.errors import UserError, exit_with_sentence
-from lisa_backbone.rows import append_rows
+from lisa_backbone.rows import append_rows, refuse_known
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -50,6 +50,8 @@ def main() -> None:
         threads=args.threads,
     )
     settings.check()
+    for candidate in candidates:
+        refuse_known(args.out, name_of(candidate, settings))
     for candidate in candidates:
         rows = profile_candidate(candidate, settings, args.passes)
         print(f'\n{candidate.label}, {args.mode}, batch {args.batch}\n\n{table(rows)}')

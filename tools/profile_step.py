@@ -28,13 +28,16 @@ def main() -> None:
     args = parser.parse_args()
 
     compat.apply()  # before any framework is imported
-    from lisa_backbone.rows import append_rows
+    from lisa_backbone.rows import append_rows, refuse_known
     from lisa_backbone.runner import RunOptions, parse_options
-    from lisa_backbone.step_profile import profile_step, table
+    from lisa_backbone.step_profile import name_of, profile_step, table
 
+    given = parse_options(args.cfg_options)
+    runs = [RunOptions(config, cfg_options=given, amp=args.amp) for config in args.configs]
+    for options in runs:
+        refuse_known(args.out, name_of(options))
     rows = []
-    for config in args.configs:
-        options = RunOptions(config, cfg_options=parse_options(args.cfg_options), amp=args.amp)
+    for options in runs:
         rows.append(profile_step(options, args.iterations, args.warmup))
         append_rows(args.out, rows[-1:])
     print(table(rows))

@@ -57,9 +57,15 @@ def profile_candidate(candidate: Candidate, settings: Settings, passes: int = 3)
     size = candidate.input_shape(group.shape)
     run = make_pass(model, size, group.batch, group.mode, settings.dtype, settings.device)
     run()
-    named = {'candidate': candidate.label, 'mode': group.mode, 'input': sizes(group.shape), 'batch': group.batch}
+    named = name_of(candidate, settings)
     measured = {**settings.conditions(), **dated()}
     return [{**named, **row, **measured} for row in break_down(run, parts_of(model), passes)]
+
+
+def name_of(candidate: Candidate, settings: Settings) -> dict[str, Any]:
+    """The columns that tell what :func:`profile_candidate` measures."""
+    group = settings.groups()[0]
+    return {'candidate': candidate.label, 'mode': group.mode, 'input': sizes(group.shape), 'batch': group.batch}
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:

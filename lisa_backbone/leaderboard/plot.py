@@ -8,12 +8,14 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
+from ..palette import LISA, OTHERS, SOFTMAX
 from ..tasks import MINI_CONTROLS
 from .costs import costs
 from .sections import Section, sections
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 __all__ = ['AGAINST', 'draw_results']
@@ -25,7 +27,7 @@ _PLACES = tuple(
     (side, out, dy) for far in _FAR for out in (6, far) for side in (1, -1, 0) for dy in (0, far, -far) if side or dy
 )
 _SIZE = 6.5  # of the names, points
-_CROWD = 24  # names of figures in a task, box and mask AP both, from which on panels are large, a row for each task
+_CROWD = 12  # models of a task from which on names do not fit between points
 
 
 class _Point(NamedTuple):
@@ -42,9 +44,10 @@ def draw_results(
     benchmarks: Sequence[Mapping[str, str]] = (),
     controls: bool = False,
 ) -> Figure:
-    """Draw the main metric of each task against a cost, a row of panels for each cost.
+    """Draw the main metric of each task against costs: a panel for each, or, of many models, a line for each model.
 
-    A point is the mean over the seeds and its bar the sample standard deviation, in percent. LiSA is drawn in colour.
+    A point is the mean over the seeds and its bar the sample standard deviation, in percent. LiSA and softmax attention
+    are drawn in colour.
 
     Args:
         records: Valid records of one measured status; published figures have no spread and are left out.
@@ -71,31 +74,47 @@ def draw_results(
     columns = [number for number, group in enumerate(measured[0].groups) if controls or group.task not in _CONTROLS]
     if not columns:
         raise UserError('a picture is of tasks, and these records are of controls alone; name others with --tasks')
-    crowded = max(sum(number == at for row in measured[0].rows for at, _ in row.cells) for number in columns) > _CROWD
-    width, height = (7.6, 5.2) if crowded else (2.7, 2.9)
-    shape = (len(columns), len(against)) if crowded else (len(against), len(columns))
-    figure = Figure(figsize=(width * shape[1] + 0.5, height * shape[0]), layout='constrained')
+    found = [[_points(measured[0], number, AGAINST[cost], benchmarks) for cost in against] for number in columns]
+    crowd = max(len(points) for one in found for _, points in one)
+    figure = Figure(layout='constrained')
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(*shape, squeeze=False)
-    named = []
-    for row, cost in zip(panels.T if crowded else panels, against, strict=True):
-        for axes, number in zip(row, columns, strict=True):
-            label, points = _points(measured[0], number, AGAINST[cost], benchmarks)
-            _draw(axes, points)
-            if crowded:
-                _spread(axes)
-            group = measured[0].groups[number]
-            axes.set_title(f'{group.title}, {group.metrics[0]}', fontsize=9)
-            axes.set_xlabel(fill(label, 60 if crowded else 34), fontsize=7)
-            named.append((axes, points))
-    for row in panels:
-        row[0].set_ylabel('percent', fontsize=8)
-    canvas.draw()  # fixes the layout that the names are fitted into
-    for axes, points in named:
-        _name(axes, points, canvas.get_renderer())
+    if crowd > _CROWD:
+        figure.set_size_inches(6 + 2.6 * len(against), (0.19 * crowd + 1) * len(columns))
+        _list(figure, measured[0], columns, found)
+    else:
+        _scatter(figure, canvas, measured[0], columns, found)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return figure
+
+
+def _scatter(
+    figure: Figure, canvas: FigureCanvasAgg, section: Section, columns: Sequence[int], found: Sequence[list]
+) -> None:
+    """A row of panels for each cost, a panel for each task, with the names of the models beside their points.
+
+    Against one cost alone, the panels of many tasks are in rows of three.
+    """
+    rows, across = len(found[0]), len(columns)
+    if rows == 1 and across > 3:
+        rows, across = -(-across // 3), 3
+    figure.set_size_inches(2.7 * across + 0.5, 2.9 * rows)
+    panels = figure.subplots(rows, across, squeeze=False)
+    for row in panels:
+        row[0].set_ylabel('percent', fontsize=8)
+    for axes in panels.flat[len(columns) * len(found[0]) :]:
+        axes.remove()
+    panels = panels.reshape(-1)[: len(columns) * len(found[0])].reshape(len(found[0]), len(columns))
+    for column, number, costs_of in zip(panels.T, columns, found, strict=True):
+        for axes, (label, points) in zip(column, costs_of, strict=True):
+            _draw(axes, points)
+            group = section.groups[number]
+            axes.set_title(f'{group.title}, {group.metrics[0]}', fontsize=9)
+            axes.set_xlabel(fill(label, 34), fontsize=7)
+    canvas.draw()  # fixes the layout that the names are fitted into
+    for column, costs_of in zip(panels.T, found, strict=True):
+        for axes, (_, points) in zip(column, costs_of, strict=True):
+            _name(axes, points, canvas.get_renderer())
 
 
 def _points(
@@ -132,18 +151,36 @@ def _draw(axes: Axes, points: Sequence[_Point]) -> None:
     axes.tick_params(labelsize=7)
 
 
-def _spread(axes: Axes) -> None:
-    """Make the axis of costs logarithmic, with plain numbers: most of many models are near each other."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_xscale('log')
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _list(figure: Figure, section: Section, columns: Sequence[int], costs_of: Sequence[list]) -> None:
+    """The models of each task in lines, the best on top: the figure with its bar, and a panel of bars for each cost."""
+    heights = [len(points[0][1]) for points in costs_of]
+    widths = [2, *[1] * len(costs_of[0])]
+    shape = len(columns), len(widths)
+    panels = figure.subplots(*shape, squeeze=False, sharey='row', width_ratios=widths, height_ratios=heights)
+    for (first, *others), number, found in zip(panels, columns, costs_of, strict=True):
+        points = sorted(found[0][1], key=lambda point: (point.mean, point.name))
+        places = {point.name: place for place, point in enumerate(points)}
+        for point in points:
+            bar = {'xerr': point.deviation, 'capsize': 2} if point.deviation else {}
+            first.errorbar(point.mean, places[point.name], fmt='o', ms=4, lw=1, color=_colour(point.name), **bar)
+        group = section.groups[number]
+        first.set_title(f'{group.title}, {group.metrics[0]}', fontsize=9)
+        first.set_yticks(range(len(points)), list(places), fontsize=8)
+        for label in first.get_yticklabels():
+            label.set_color(_colour(label.get_text()))
+        first.set_xlabel('percent', fontsize=8)
+        for axes, (label, costs_there) in zip(others, found, strict=True):
+            for point in costs_there:
+                axes.barh(places[point.name], point.x, height=0.6, color=_colour(point.name))
+            axes.set_xlabel(fill(label, 40), fontsize=7)
+        for axes in (first, *others):
+            axes.grid(alpha=0.25)
+            axes.tick_params(axis='x', labelsize=7)
+        first.set_ylim(-0.8, len(points) - 0.2)
 
 
 def _colour(name: str) -> str:
-    return 'tab:red' if name == 'LiSAttention' else 'tab:blue' if name == 'SelfAttention' else '0.35'
+    return {'LiSAttention': LISA, 'SelfAttention': SOFTMAX}.get(name, OTHERS[-1])
 
 
 def _name(axes: Axes, points: Sequence[_Point], renderer: Any) -> None:

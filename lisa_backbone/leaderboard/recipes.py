@@ -9,8 +9,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..runner import total_batch
 
-__all__ = ['batch_options', 'count_iterations', 'describe_batch', 'public_weights', 'total_batch_of']
+__all__ = ['batch_options', 'count_iterations', 'describe_batch', 'public_weights']
 
 # Training images or videos, for the length of an epoch: COCO's with boxes, Kinetics' as of its list of 2019.
 TRAINING_SAMPLES = {'coco': 117266, 'imagenet': 1281167, 'kinetics400': 240436, 'sthv2': 168913}
@@ -35,16 +36,6 @@ def public_weights(cfg: Config) -> list[str]:
     return list(found)
 
 
-def total_batch_of(cfg: Config, processes: int) -> int:
-    """Images that one optimizer step sees.
-
-    Args:
-        cfg: The config, with its overrides.
-        processes: Processes that train.
-    """
-    return cfg.train_dataloader.batch_size * processes * int(cfg.optim_wrapper.get('accumulative_counts', 1))
-
-
 def batch_options(cfg: Config, processes: int) -> list[str]:
     """Overrides that keep a recipe sound on a number of processes for which it was not written.
 
@@ -65,7 +56,7 @@ def batch_options(cfg: Config, processes: int) -> list[str]:
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not base:
         raise UserError(f'{cfg.filename} does not say its total batch; add auto_scale_lr=dict(base_batch_size=N)')
-    batch = total_batch_of(cfg, processes)
+    batch = total_batch(cfg, processes)
     if batch == base:
         return []
     if not cfg.train_cfg.get('max_iters'):
@@ -97,7 +88,7 @@ def describe_batch(cfg: Config, processes: int) -> str:
         processes: Processes that train.
     """
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    batch, each = total_batch_of(cfg, processes), cfg.train_dataloader.batch_size
+    batch, each = total_batch(cfg, processes), cfg.train_dataloader.batch_size
     counts = int(cfg.optim_wrapper.get('accumulative_counts', 1))
     words = f'total batch {batch}' + (f', that of the recipe{_also(counts, processes, each)}' if batch == base else '')
     if base and batch != base:

@@ -61,12 +61,14 @@ class Environment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.stack = options.stack
-        self.device = options.device
-        self.torch_index = options.torch_index
         self.home = Path(options.venv).absolute() if options.venv else ROOT / f'.venv-{self.stack}'
         self.python = self.home / 'bin' / 'python'
         self.log = self.home / 'bootstrap.log'
         self.stamp = self.home / 'bootstrap-stamp.json'
+        # What is not given stays as it was: a login node without a GPU must not replace the torch that was asked for.
+        before = self._stamped()
+        self.torch_index = options.torch_index or before.get('torch_index')
+        self.device = options.device or before.get('device') or 'auto'
         cache = os.environ.get('LISA_CACHE_DIR')
         base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'lisa-backbone')
         try:
@@ -178,11 +180,15 @@ class Environment:
             'torch_index': self.torch_index,
         }
 
+    def _stamped(self) -> dict:
+        """Return what a set-up that was finished here was asked for; nothing without one."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads(self.stamp.read_text())['wanted'])
+        return {}
+
     def is_ready(self) -> bool:
         """Tell whether this very set-up was finished here before."""
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(self.stamp.read_text())['wanted'] == self.wanted() and self.python.exists()
-        return False
+        return self._stamped() == self.wanted() and self.python.exists()
 
 
 def duration(seconds: float) -> str:

@@ -88,17 +88,23 @@ def choose_torch(env: Environment) -> tuple[list, str]:
     return [], 'CUDA build' if is_cuda else 'CPU build'
 
 
-def other_torch_installed(env: Environment, words: str) -> bool:
-    """Tell whether a torch is there that is not what ``words`` of :func:`choose_torch` announce.
+def installed_torch(env: Environment, words: str) -> str:
+    """Tell whether torch is there and what ``words`` of :func:`choose_torch` announce.
 
     pip takes a CPU build and a CUDA build of one version for the same.
+
+    Returns:
+        ``'none'``, ``'this'`` or ``'other'``; of another index it is always ``'other'``.
     """
-    code = 'import importlib.util as u; print(u.find_spec("torch") and __import__("torch").version.cuda or "CPU")'
+    found = '__import__("torch").version.cuda or "CPU"'
+    code = f'import importlib.util as u; print({found} if u.find_spec("torch") else "none")'
     try:
-        cuda = env.ask(code, 'asking for the installed torch') != 'CPU'
+        there = env.ask(code, 'asking for the installed torch')
     except SetUpError:
-        return True  # it does not import
-    return bool(env.torch_index) or cuda != words.startswith('CUDA')
+        return 'other'  # it does not import
+    if there == 'none':
+        return there
+    return 'other' if env.torch_index or (there != 'CPU') != words.startswith('CUDA') else 'this'
 
 
 def install_packages(env: Environment) -> None:
@@ -109,10 +115,12 @@ def install_packages(env: Environment) -> None:
     with env.step('pip and build tools, some seconds'):
         env.pip('install', '-r', REQUIREMENTS / 'build.txt', *constraints, doing='installing the build tools')
     index, words = choose_torch(env)
-    size = 10.0 if words.startswith('CUDA') else 3.5
-    check_disk(env.home, size, f'the environment with the {words.split(",")[0].split(" (")[0]} of torch')
+    there = installed_torch(env, words)
+    if there != 'this':
+        size = 10.0 if words.startswith('CUDA') else 3.5
+        check_disk(env.home, size, f'the environment with the {words.split(",")[0].split(" (")[0]} of torch')
     with env.step(f'torch, {words}, one to five minutes'):
-        anew = ['--force-reinstall'] if other_torch_installed(env, words) else []
+        anew = ['--force-reinstall'] if there == 'other' else []
         env.pip('install', '--no-deps', *anew, 'torch', *index, *constraints, doing='installing torch')
     with env.step('the libraries beside it, about a minute'):
         lists = [part for name in ('runtime', 'dev') for part in ('-r', REQUIREMENTS / f'{name}.txt')]
@@ -186,7 +194,8 @@ def set_up(env: Environment, repair: bool = False) -> None:
             return
         env.stamp.unlink() if env.stamp.exists() else None
         find_compiler()
-        check_disk(env.home, 3.5, 'the environment')
+        if not env.python.exists():  # else a part of it takes its place already
+            check_disk(env.home, 3.5, 'the environment')
         print(f'setting up {env.home} for the {env.stack} stack; everything said goes to {env.log}', flush=True)
         make_venv(env)
         install_packages(env)
