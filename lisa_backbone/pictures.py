@@ -57,13 +57,18 @@ def draw_segmentation(
     for labels in maps:
         known = (labels >= 0) & (labels < count)
         drawn = image.copy()
-        drawn[known] = (0.35 * grey[known] + 0.65 * colours[labels[known]]).astype(np.uint8)
+        drawn[known] = _tinted(grey[known], colours[labels[known]])
         panels.append(_fit(drawn))
     shown = np.concatenate([labels[(labels >= 0) & (labels < count)] for labels in maps])
     found, areas = np.unique(shown, return_counts=True)
-    legend = [(str(classes[c]) if classes else f'class {c}', colours[c]) for c in found[np.argsort(-areas)]]
+    seen = _tinted(np.full_like(colours, 128), colours)  # as over a part of the image that is neither dark nor bright
+    legend = [(str(classes[c]) if classes else f'class {c}', seen[c]) for c in found[np.argsort(-areas)]]
     rows = [_row(panels, names)]
     return _stack([*rows, *_legend(legend, rows[0].shape[1])])
+
+
+def _tinted(grey: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    return (0.35 * grey + 0.65 * colours).astype(np.uint8)
 
 
 def draw_classes(

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from lisa_backbone import compat
 
@@ -29,6 +30,7 @@ from lisa_backbone.leaderboard.lint import (  # noqa: E402
     lint,
     list_configs,
 )
+from lisa_backbone.leaderboard.operators import _options  # noqa: E402
 from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.records import add_records, read_records  # noqa: E402
 from lisa_backbone.rows import append_rows  # noqa: E402
@@ -305,6 +307,38 @@ def test_a_record_of_another_config_is_found(checkout):
 def test_a_config_that_cannot_be_built_is_found(checkout):
     (checkout / 'configs' / 'pretrain' / 'broken.py').write_text("model = dict(type='Nothing')\n")
     assert [line[:50] for line in found(checkout)] == ['configs/pretrain/broken.py: cannot be built: confi']
+
+
+def test_options_are_told_with_their_defaults():
+    """Of every operator and the backbone; a docstring that lacks one is an error."""
+
+    class Mixer(torch.nn.Module):
+        """One line.
+
+        Args:
+            dim: Channels.
+            num_heads: Heads.
+            form: ``'a'`` or
+                ``'b'``, as in :class:`~lisa_backbone.backbone.LiSA`.
+            eps: A | B.
+
+        Raises:
+            UserError: Never.
+        """
+
+        def __init__(self, dim, num_heads, form='a', eps=0.1):
+            super().__init__()
+
+    expected = [
+        "| `form` | `'a'` | `'a'` or `'b'`, as in `lisa_backbone.backbone.LiSA`. |",
+        '| `eps` | `0.1` | A \\| B. |',
+    ]
+    assert _options(Mixer).splitlines()[2:] == expected
+    Mixer.__doc__ = Mixer.__doc__.replace('eps:', 'epsilon:')
+    with pytest.raises(KeyError, match='eps'):
+        _options(Mixer)
+    assert '| `num_patterns` | `4` |' in _options(ATTENTION['LiSAttention'])
+    assert all(_options(operator) for name, operator in ATTENTION.items())
 
 
 def test_a_page_of_operators_that_was_edited_is_found_and_mended(checkout):

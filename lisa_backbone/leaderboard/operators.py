@@ -28,8 +28,7 @@ model = dict(backbone=dict(attention=dict(type='GlobalFilter')))  # or a list of
 
 Stem, norms, feed-forward network, layer scale and recipe are the same for all. What a paper adds around its operator
 (its own embedding, feed-forward network or positions) is left out, so that operators are compared and not recipes.
-There is no absolute position embedding; padding in the convolutions between the stages lets borders be felt. Options
-are in the docstrings.
+There is no absolute position embedding; padding in the convolutions between the stages lets borders be felt.
 
 A new operator is one file: a class `Name(dim, num_heads, **options)` that maps tokens (B, L, C) on a grid to tokens of
 that shape, with an `about` and `@register_attention`. Below `lisa_backbone/attention/` it is imported in `__init__.py`;
@@ -48,6 +47,9 @@ makes it a row, and the contract tests in `tests/test_attention.py` run over all
 - Every operator is tested against a slow form written from its equation, in values and all gradients, in float64, on
   odd grids.
 
+The backbone around it, `model.backbone` of a config with `type='LiSA'`, has the options
+
+{backbone}
 """
 
 
@@ -66,7 +68,7 @@ def operators_page() -> str:
             f'| [{name}](#{name.lower()}) | {about.cost} | {axes} | {inflates} | {parameters / 1e6:.3f} | '
             f'{macs / 1e9:.3f} | {about.symmetry} |'
         )
-    text = _HEAD.format(size=_SIZE) + '\n'.join(lines) + '\n'
+    text = _HEAD.format(size=_SIZE, backbone=_options(LiSA)) + '\n'.join(lines) + '\n'
     for name in sorted(ATTENTION):
         text += '\n' + _section(name, ATTENTION[name])
     return text
@@ -81,12 +83,44 @@ def _costs(name: str) -> tuple[int, int]:
 
 def _section(name: str, operator: type[nn.Module]) -> str:
     about = operator.about
-    summary = re.sub(r'``(.+?)``', r'`\1`', inspect.getdoc(operator).split('\n\n')[0].replace('\n', ' '))
-    summary = re.sub(r':\w+:`(.+?)`', r'`\1`', summary)
+    summary = _markdown(inspect.getdoc(operator).split('\n\n')[0])
     lines = [f'## {name}', '', summary, '', '```', about.equation, '```', '', f'Source: {about.source}.']
+    options = _options(operator)
+    if options:
+        lines += ['', options.rstrip()]
     if about.not_inflated:
         what = 'get the same, but not what the image gets' if about.frames_alike else 'differ'
         lines += ['', f'On a clip of identical frames: the frames {what}. {about.not_inflated}']
     if about.left_out:
         lines += ['', f'Left out or done otherwise: {about.left_out}']
     return '\n'.join(lines) + '\n'
+
+
+def _options(cls: type[nn.Module]) -> str:
+    """The arguments of a class but width and heads, as its docstring tells them, in a Markdown table; none is empty.
+
+    Raises:
+        KeyError: The docstring lacks one of them.
+    """
+    parameters = list(inspect.signature(cls).parameters.values())
+    told = _arguments(inspect.getdoc(cls))
+    lines = [
+        f'| `{one.name}` | `{one.default!r}` | {told[one.name]} |'
+        for one in parameters
+        if one.name not in ('dim', 'num_heads') and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    return '\n'.join(['| option | default | |', '|---|---|---|', *lines]) + '\n' if lines else ''
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """What the section ``Args:`` of a docstring says of each argument."""
+    section = re.search(r'^Args:\n((?:    .*\n?|\n)*)', doc, re.M)
+    entries = re.findall(r'^    (\w+): (.*(?:\n     .*)*)', section[1] if section else '', re.M)
+    return {name: _markdown(text) for name, text in entries}
+
+
+def _markdown(text: str) -> str:
+    """A piece of a docstring in one line of Markdown."""
+    text = re.sub(r'\s+', ' ', text).replace('|', '\\|')
+    text = re.sub(r'``(.+?)``', r'`\1`', text)
+    return re.sub(r':\w+:`[~.]*(.+?)`', r'`\1`', text)
