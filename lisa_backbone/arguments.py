@@ -66,7 +66,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     Raises:
         UserError: A ``--cfg-options`` pair cannot be read.
     """
-    from .runner import RunOptions, parse_options
+    from .config import parse_options
+    from .runner import RunOptions
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # older launchers give it as an argument
     given = {f.name: getattr(args, f.name) for f in fields(RunOptions) if hasattr(args, f.name)}

@@ -6,6 +6,7 @@ mmengine accepts any key anywhere: ``--cfg-options optim_wraper.optimizer.lr=1``
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import hashlib
 import inspect
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine import registry as registries
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import Registry, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -34,6 +35,7 @@ __all__ = [
     'nearest',
     'null_empty_pretrained',
     'own_weights',
+    'parse_options',
     'walk_dicts',
 ]
 
@@ -130,6 +132,42 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         raise UserError(f'--cfg-options {_join(options)} cannot be merged into the config: {error}') from error
     for key in options:
         _complete_init(cfg, key)
+
+
+def parse_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs as mmengine's ``DictAction`` does, but leave paths with spaces or commas whole.
+
+    Args:
+        pairs: What followed ``--cfg-options``.
+
+    Returns:
+        Dotted keys to values.
+
+    Raises:
+        UserError: A pair has no ``=``, or its brackets do not match.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    options = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition('=')
+        if not equals:
+            raise UserError(f'--cfg-options {pair!r} is not KEY=VALUE; write it without spaces around the =')
+        if _is_path(value):
+            options[key] = value
+            continue
+        try:
+            options |= parser.parse_args(['--cfg-options', pair]).cfg_options
+        except AssertionError as error:
+            raise UserError(f'--cfg-options {pair!r}: a bracket is not closed, or not opened; mend it') from error
+    return options
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value has a space or a comma that is of the name of a file or folder, and not of a list."""
+    if value.lstrip()[:1] in ('[', '(', '"', "'"):
+        return False
+    return os.path.exists(value) if ',' in value else ' ' in value.strip()
 
 
 def config_digest(cfg: Config, options: dict[str, Any] | None = None) -> str:

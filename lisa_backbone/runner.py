@@ -6,7 +6,6 @@ of tracebacks where the user can mend the cause, and ``metrics.json``.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -55,7 +54,6 @@ __all__ = [
     'RunOptions',
     'build_runner',
     'file_in',
-    'parse_options',
     'plain_metrics',
     'prepare',
     'record',
@@ -323,42 +321,6 @@ def require_training(cfg: Config) -> None:
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise UserError(f'config {cfg.filename} has no {key}, so there is nothing to train; add it')
-
-
-def parse_options(pairs: list[str] | None) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs as mmengine's ``DictAction`` does, but leave paths with spaces or commas whole.
-
-    Args:
-        pairs: What followed ``--cfg-options``.
-
-    Returns:
-        Dotted keys to values.
-
-    Raises:
-        UserError: A pair has no ``=``, or its brackets do not match.
-    """
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    options = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition('=')
-        if not equals:
-            raise UserError(f'--cfg-options {pair!r} is not KEY=VALUE; write it without spaces around the =')
-        if _is_path(value):
-            options[key] = value
-            continue
-        try:
-            options |= parser.parse_args(['--cfg-options', pair]).cfg_options
-        except AssertionError as error:
-            raise UserError(f'--cfg-options {pair!r}: a bracket is not closed, or not opened; mend it') from error
-    return options
-
-
-def _is_path(value: str) -> bool:
-    """Whether a value has a space or a comma that is of the name of a file or folder, and not of a list."""
-    if value.lstrip()[:1] in ('[', '(', '"', "'"):
-        return False
-    return os.path.exists(value) if ',' in value else ' ' in value.strip()
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -9,7 +9,7 @@ from lisa_backbone import compat
 compat.apply()
 pytest.importorskip('mmdet')
 
-from lisa_backbone.config import config_digest, leaf_datasets, load_config, null_empty_pretrained  # noqa: E402
+from lisa_backbone.config import config_digest, leaf_datasets, load_config, null_empty_pretrained, parse_options  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'det'
@@ -85,6 +85,25 @@ def test_override_without_effect_is_refused(key, said):
     with pytest.raises(UserError, match=said) as error:
         load_config(MINI, {key: 1})
     assert key in str(error.value)
+
+
+def test_paths_with_spaces_and_commas_stay_whole(tmp_path):
+    odd = tmp_path / 'my data, of June'
+    odd.mkdir()
+    given = {'data_root': str(odd), 'work_dir': '/a b/c', 'x': 'a=b c'}
+    assert parse_options([f'{key}={value}' for key, value in given.items()]) == given
+    values = ('8, 11', '[a b, 1]', '(1, 2)', '"a"', ' 5', 'a,b', '1e-3')
+    read = parse_options([f'{key}={value}' for key, value in zip('abcdefg', values, strict=True)])
+    assert list(read.values()) == [[8, 11], ['ab', 1], (1, 2), 'a', 5, ['a', 'b'], 1e-3]
+
+
+def test_option_without_a_value():
+    assert parse_options(['a.b=[1,2]', 'c=x']) == {'a.b': [1, 2], 'c': 'x'}
+    for text in ('a=(1,2', 'a=[1,(2,3]'):
+        with pytest.raises(UserError, match='a bracket is not closed, or not opened'):
+            parse_options([text])
+    with pytest.raises(UserError, match="'resume' is not KEY=VALUE"):
+        parse_options(['resume'])
 
 
 def test_override_of_a_variable_names_what_it_went_into():

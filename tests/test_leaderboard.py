@@ -22,7 +22,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
 from lisa_backbone.collect import attention_of  # noqa: E402
-from lisa_backbone.config import load_config  # noqa: E402
+from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.jobs import Processes, sentence_of, work_through  # noqa: E402
@@ -44,7 +44,6 @@ from lisa_backbone.predictions import read_predictions  # noqa: E402
 from lisa_backbone.provenance import config_of, file_digest  # noqa: E402
 from lisa_backbone.records import read_records  # noqa: E402
 from lisa_backbone.rehearsals import make_stand_in  # noqa: E402
-from lisa_backbone.runner import parse_options  # noqa: E402
 from lisa_backbone.tasks import (  # noqa: E402
     MINI_CONTROLS,
     MINI_TASKS,

@@ -16,7 +16,7 @@ pytest.importorskip('mmcv')
 pytest.importorskip('mmpretrain')
 
 from lisa_backbone.attention import ATTENTION  # noqa: E402
-from lisa_backbone.config import config_digest, load_config  # noqa: E402
+from lisa_backbone.config import config_digest, load_config, parse_options  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.lint import (  # noqa: E402
     COSTS,
@@ -34,7 +34,6 @@ from lisa_backbone.leaderboard.operators import _options  # noqa: E402
 from lisa_backbone.leaderboard.report import report  # noqa: E402
 from lisa_backbone.records import add_records, read_records  # noqa: E402
 from lisa_backbone.rows import append_rows  # noqa: E402
-from lisa_backbone.runner import parse_options  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 DIGEST = 'ab' * 32

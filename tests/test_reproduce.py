@@ -14,7 +14,7 @@ from lisa_backbone import compat
 compat.apply()
 pytest.importorskip('mmcv')
 
-from lisa_backbone.config import load_config, null_empty_pretrained  # noqa: E402
+from lisa_backbone.config import load_config, null_empty_pretrained, parse_options  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.recipes import batch_options, count_iterations  # noqa: E402
 from lisa_backbone.leaderboard.reproduce import (  # noqa: E402
@@ -31,7 +31,7 @@ from lisa_backbone.leaderboard.reproduce import (  # noqa: E402
 )
 from lisa_backbone.provenance import config_of  # noqa: E402
 from lisa_backbone.records import read_records  # noqa: E402
-from lisa_backbone.runner import parse_options, total_batch  # noqa: E402
+from lisa_backbone.runner import total_batch  # noqa: E402
 from lisa_backbone.tasks import REAL_TASKS  # noqa: E402
 
 REPO = Path(__file__).parents[1]

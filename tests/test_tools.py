@@ -29,7 +29,7 @@ pytest.importorskip('mmcv')
 
 from lisa_backbone import runner as runner_module  # noqa: E402
 from lisa_backbone.checkpoints import check_resumable  # noqa: E402
-from lisa_backbone.config import load_config  # noqa: E402
+from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
@@ -42,7 +42,6 @@ from lisa_backbone.runner import (  # noqa: E402
     _flags,
     _latest_checkpoint,
     file_in,
-    parse_options,
     prepare,
     record,
     run_test,
@@ -590,25 +589,6 @@ def test_testing_without_a_checkpoint(spoilt, monkeypatch):
     monkeypatch.chdir(spoilt)
     with pytest.raises(UserError, match='there is no checkpoint in none; train first'):
         run_test(RunOptions(config='mine.py', work_dir='none', cfg_options={'data_root': 'data'}))
-
-
-def test_paths_with_spaces_and_commas_stay_whole(tmp_path):
-    odd = tmp_path / 'my data, of June'
-    odd.mkdir()
-    given = {'data_root': str(odd), 'work_dir': '/a b/c', 'x': 'a=b c'}
-    assert parse_options([f'{key}={value}' for key, value in given.items()]) == given
-    values = ('8, 11', '[a b, 1]', '(1, 2)', '"a"', ' 5', 'a,b', '1e-3')
-    read = parse_options([f'{key}={value}' for key, value in zip('abcdefg', values, strict=True)])
-    assert list(read.values()) == [[8, 11], ['ab', 1], (1, 2), 'a', 5, ['a', 'b'], 1e-3]
-
-
-def test_option_without_a_value():
-    assert parse_options(['a.b=[1,2]', 'c=x']) == {'a.b': [1, 2], 'c': 'x'}
-    for text in ('a=(1,2', 'a=[1,(2,3]'):
-        with pytest.raises(UserError, match='a bracket is not closed, or not opened'):
-            parse_options([text])
-    with pytest.raises(UserError, match="'resume' is not KEY=VALUE"):
-        parse_options(['resume'])
 
 
 def test_the_payload_is_live(spoilt):

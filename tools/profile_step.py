@@ -28,8 +28,9 @@ def main() -> None:
     args = parser.parse_args()
 
     compat.apply()  # before any framework is imported
+    from lisa_backbone.config import parse_options
     from lisa_backbone.rows import append_rows, refuse_known
-    from lisa_backbone.runner import RunOptions, parse_options
+    from lisa_backbone.runner import RunOptions
     from lisa_backbone.step_profile import name_of, profile_step, table
 
     given = parse_options(args.cfg_options)

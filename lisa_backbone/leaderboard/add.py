@@ -8,12 +8,11 @@ from typing import Any
 
 from ..checkpoints import quiet
 from ..collect import RECORD_FILE, record_of
-from ..config import config_digest, load_config
+from ..config import config_digest, load_config, parse_options
 from ..errors import UserError
 from ..predictions import Detection, read_predictions
 from ..provenance import file_digest
 from ..records import MEASURED, UNKNOWN_COMMIT, add_records, check_records, parse_record, read_records
-from ..runner import parse_options
 from ..tasks import Task, task_of
 from .bootstrap import value_of
 from .lint import cost_of, is_this_stack

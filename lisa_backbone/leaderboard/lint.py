@@ -18,14 +18,13 @@ from ..benchmarking.report import table as benchmark_table
 from ..checkpoints import quiet
 from ..collect import attention_of
 from ..complexity import count_macs, count_parameters
-from ..config import config_digest, load_config, null_empty_pretrained
+from ..config import config_digest, load_config, null_empty_pretrained, parse_options
 from ..errors import UserError
 from ..kernels import table as kernel_table
 from ..preflight import build_model
 from ..provenance import nominal_input
 from ..records import read_records, records_of
 from ..rows import append_rows, read_rows
-from ..runner import parse_options
 from ..step_profile import table as step_table
 from ..tasks import task_of
 from .costs import read_benchmarks

@@ -15,13 +15,12 @@ from typing import Any
 
 from ..checkpoints import quiet
 from ..collect import METRICS_FILE, RECORD_FILE, attention_of
-from ..config import load_config, nearest
+from ..config import load_config, nearest, parse_options
 from ..data.mini_sets import mini_set
 from ..errors import UserError
 from ..jobs import Processes, duration, threads_each
 from ..provenance import config_of
 from ..records import MEASURED
-from ..runner import parse_options
 from ..tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
 from .lint import is_this_stack
 from .recipes import count_iterations, describe_batch

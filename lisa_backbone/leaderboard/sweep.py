@@ -27,12 +27,12 @@ from tqdm import tqdm
 from ..arguments import split_pairs
 from ..attention import ATTENTION, build_attention
 from ..collect import METRICS_FILE, RECORD_FILE, attention_of
-from ..config import load_config
+from ..config import load_config, parse_options
 from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
-from ..runner import file_in, parse_options
+from ..runner import file_in
 from ..tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
 from .recipes import batch_options, public_weights
 
