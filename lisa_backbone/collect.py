@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .errors import UserError
 from .records import validate
 from .tasks import Task, task_of
 
-__all__ = ['METRICS_FILE', 'RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_record']
+__all__ = ['METRICS_FILE', 'RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_json', 'write_record']
 
 METRICS_FILE = 'metrics.json'
 RECORD_FILE = 'record.json'
@@ -122,9 +123,8 @@ def write_record(work_dir: Path, cfg: Config) -> Path | None:
         return None
     if record is None:
         return None
-    path = work_dir / RECORD_FILE
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
-    return path
+    write_json(work_dir / RECORD_FILE, record)
+    return work_dir / RECORD_FILE
 
 
 def discard_record(work_dir: Path) -> None:
@@ -165,3 +165,11 @@ def _check_same(trained: dict, tested: dict, work_dir: Path) -> None:
             f'{tested["checkpoint"]} is neither the best nor the last checkpoint that was trained in {work_dir}; test '
             f'one of those'
         )
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    path = Path(path)
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
+    os.replace(draft, path)

@@ -121,21 +121,21 @@ def installed_stack() -> str:
     return 'both' if len(found) == 2 else found[0] if found else 'none'
 
 
-def _first_line_of(*command: str) -> str:
-    """Return the first line a command prints, or an empty string."""
+def _said_by(*command: str) -> str:
+    """Return what a command prints, or an empty string."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError):
         return ''
-    return (done.stdout or done.stderr).strip().split('\n')[0]
+    return (done.stdout or done.stderr).strip()
 
 
 def _machine() -> dict[str, str]:
     """Describe Python, the compilers, torch, CUDA and the stack."""
     compiler = os.environ.get('CXX') or next((one for one in ('c++', 'g++', 'clang++') if shutil.which(one)), '')
-    home = os.environ.get('CUDA_HOME') or '/usr/local/cuda'
-    nvcc = shutil.which('nvcc') or os.path.join(home, 'bin', 'nvcc')
-    release = re.search(r'release (\S+),', _output_of(nvcc, '--version'))
+    home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')  # sought in the order of the set-up
+    nvcc = os.path.join(home, 'bin', 'nvcc') if home else shutil.which('nvcc') or '/usr/local/cuda/bin/nvcc'
+    release = re.search(r'release (\S+),', _said_by(nvcc, '--version'))
     if torch.cuda.is_available():
         devices = ', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     else:
@@ -143,19 +143,12 @@ def _machine() -> dict[str, str]:
     return {
         'python': f'{platform.python_version()} ({sys.executable})',
         'system': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
-        'compiler': (_first_line_of(*compiler.split(), '--version') if compiler else '') or 'none on the PATH',
+        'compiler': (_said_by(*compiler.split(), '--version').split('\n')[0] if compiler else '') or 'none on the PATH',
         'torch': f'{torch.__version__}, CUDA {torch.version.cuda or "none"}',
         'gpu': devices,
         'nvcc': release.group(1) if release else 'none',
         'stack': installed_stack(),
     }
-
-
-def _output_of(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ''
 
 
 def _packages(stack: str) -> list[Finding]:

@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoints import check_resumable
+from .collect import write_json
 from .config import in_full_precision, walk_dicts
 from .errors import UserError
 from .jobs import duration
@@ -33,7 +34,6 @@ from .runner import (
     require_training,
     total_batch,
     versions,
-    write_json,
 )
 
 __all__ = ['FewOf', 'check_scale', 'rehearse', 'shrink']

@@ -28,7 +28,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
 from .allocator import keep_freed_memory
-from .collect import METRICS_FILE, discard_record, write_record
+from .collect import METRICS_FILE, discard_record, write_json, write_record
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
@@ -62,7 +62,6 @@ __all__ = [
     'run_training',
     'source_of',
     'total_batch',
-    'write_json',
 ]
 
 _SECONDS, _WEIGHTS = 'train_seconds', 'initial_weights'  # in the meta of a checkpoint
@@ -435,14 +434,6 @@ def _flags(options: RunOptions) -> dict[str, Any]:
 
 
 _DISTRIBUTIONS = {'onedl-mmdet': 'onedl-mmdetection'}
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half of one."""
-    path = Path(path)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
-    os.replace(draft, path)
 
 
 def _plain_model(model: torch.nn.Module) -> torch.nn.Module:

@@ -154,3 +154,22 @@ def test_packages_that_differ_from_the_pins_are_named(tmp_path, monkeypatch):
 def test_a_report_outside_a_checkout_lists_no_pins(monkeypatch):
     monkeypatch.setattr(doctor, '_requirements', lambda: None)
     assert doctor._packages('onedl') == []
+
+
+def test_nvcc_is_sought_in_the_order_of_the_set_up(tmp_path, monkeypatch):
+    def compiler(folder, release):
+        nvcc = tmp_path / folder / 'bin' / 'nvcc'
+        nvcc.parent.mkdir(parents=True)
+        nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {release}, V{release}.1"\n')
+        nvcc.chmod(0o755)
+        return nvcc.parent
+
+    for name in ('CUDA_HOME', 'CUDA_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('PATH', str(compiler('on the path', '12.4')), prepend=os.pathsep)
+    assert doctor._machine()['nvcc'] == '12.4'
+    compiler('by the variable', '13.0')
+    for name in ('CUDA_PATH', 'CUDA_HOME'):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(tmp_path / 'by the variable'))
+            assert doctor._machine()['nvcc'] == '13.0'
