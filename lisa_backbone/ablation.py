@@ -280,6 +280,9 @@ def step_times(names: Sequence[str], trial: Trial, rounds: int) -> dict[str, flo
     return {name: medians[name] / medians[YARDSTICK] for name in names}
 
 
+COLUMNS = ('variant', 'seed', 'parameters', 'settings')  # of a file, beside the figures
+
+
 def run(out: Path, seeds: Iterable[int], names: Sequence[str] | None = None, trial: Trial | None = None) -> None:
     """Run every variant with every seed that ``out`` does not hold yet; each finished run is written at once.
 
@@ -298,7 +301,7 @@ def run(out: Path, seeds: Iterable[int], names: Sequence[str] | None = None, tri
         if name not in VARIANTS:
             raise UserError(f'variant {name!r} is unknown; take one of: {"; ".join(VARIANTS)}')
     settings = ' '.join(f'{key}={value}' for key, value in asdict(trial).items())
-    rows = read_rows(out)
+    rows = read_rows(out, COLUMNS)
     if any(row['settings'] != settings for row in rows):
         raise UserError(f'{out} holds runs of other settings ({rows[0]["settings"]}); name another file with --out')
     done = {(row['variant'], int(row['seed'])) for row in rows}
@@ -326,7 +329,7 @@ def table(path: Path, times: dict[str, float] | None = None) -> str:
         path: File that :func:`run` wrote.
         times: Result of :func:`step_times`, for a column of its own.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, COLUMNS)
     if not rows:
         raise UserError(f'{path} holds no runs; make it with tools/ablate_attention.py run --out {path}')
     metrics = [key for key in rows[0] if '@' in key]

@@ -20,13 +20,22 @@ def exit_with_sentence(main: Callable[[], int | None]) -> None:
     Args:
         main: The command; what it returns (``None`` counts as 0) is the exit status.
 
+    An ``OSError`` that names a file is one of the user's as well: a folder in the place of a file, one that may not be
+    written, or a full disk.
+
     Raises:
-        SystemExit: Always. The status is 2 after a :class:`UserError` and 130 after an interrupt from the keyboard.
+        SystemExit: Always. The status is 2 after one of these and 130 after an interrupt from the keyboard.
     """
     try:
         status = main() or 0
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
+        status = 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        said = f'{error.filename} cannot be used ({error.strerror})'
+        print(f'error: {said}; name another, or mend this one', file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print('stopped; what was saved so far is kept (add --resume to go on where that is offered)', file=sys.stderr)

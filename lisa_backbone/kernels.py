@@ -26,11 +26,12 @@ from .backbone import LiSA
 from .checkpoints import check_checkpoint
 from .config import load_config, null_empty_pretrained
 from .errors import UserError
-from .palette import colours
+from .figures import colours
 from .preflight import build_model
 from .records import validate
 
 __all__ = [
+    'COLUMNS',
     'MEASURES',
     'draw',
     'effective_rank',
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 MEASURES = ('effective rank', 'similarity of queries', 'similarity of heads')
+COLUMNS = ('task', 'model', 'seed', 'stage', 'tokens', 'measure', 'value')  # of a file, as far as they are read
 
 
 def effective_rank(kernel: Tensor) -> Tensor:
@@ -157,6 +159,8 @@ def measure_run(work_dir: Path, images: int, data_root: str | None = None) -> li
         record = validate(json.loads((work_dir / 'record.json').read_text()), str(work_dir / 'record.json'))
     except FileNotFoundError as error:
         raise UserError(f'{work_dir} has no record.json; train and test there first') from error
+    except ValueError as error:
+        raise UserError(f'{work_dir / "record.json"} is not JSON ({error}); test there again') from error
     # The record has the path within the checkout, where it lay in one.
     checkpoint = work_dir / Path(record['weights']['tested']['file']).name
     configs = sorted(work_dir.glob('*.py'))

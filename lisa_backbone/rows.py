@@ -13,12 +13,30 @@ from .errors import UserError
 __all__ = ['append_rows', 'read_rows', 'refuse_known']
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file; none if there is no such file."""
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a file; none if there is no such file.
+
+    Args:
+        path: The file.
+        columns: Those that it must have, if it has any.
+
+    Raises:
+        UserError: It is no CSV file, lacks a column, or a row of it is cut off.
+    """
     if not path.exists():
         return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} is no CSV file ({error}); name another') from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(f'{path}, row {number}, has not as many fields as there are columns; mend or remove it')
+    lacking = [name for name in columns if rows and name not in rows[0]]
+    if lacking:
+        raise UserError(f'{path} has no column {lacking[0]!r}, so it is a file of another kind; name another')
+    return rows
 
 
 def refuse_known(path: Path, named: Mapping[str, Any]) -> None:
@@ -44,11 +62,17 @@ def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ())
         path: The file; it is made if it is missing.
         rows: At least one, all with the columns of the file.
         replaced: Rows of the file that they stand in for, as :func:`read_rows` gives them.
+
+    Raises:
+        UserError: The file is none that these rows can be added to; it is left as it is.
     """
+    kept = [row for row in read_rows(path) if row not in replaced]
+    if kept and set(kept[0]) != set(rows[0]):
+        raise UserError(f'{path} has other columns than what is to be added to it; name another --out')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.partial')
-    with partial.open('w', newline='') as file:
+    with partial.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows([*(row for row in read_rows(path) if row not in replaced), *rows])
+        writer.writerows([*kept, *rows])
     os.replace(partial, path)

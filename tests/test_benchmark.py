@@ -32,7 +32,7 @@ from lisa_backbone.benchmarking.runs import run_benchmark
 from lisa_backbone.benchmarking.settings import Group, Settings
 from lisa_backbone.complexity import count_macs
 from lisa_backbone.errors import UserError
-from lisa_backbone.palette import LISA, OTHERS
+from lisa_backbone.figures import LISA, OTHERS
 from lisa_backbone.rows import append_rows, read_rows
 
 REPO = Path(__file__).parents[1]

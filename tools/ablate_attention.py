@@ -25,15 +25,16 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1, help='processor threads')
     parser.add_argument('--time-rounds', type=int, default=0, help='table: also time this many steps of each, in turns')
     args = parser.parse_args()
-    if args.steps < 1 or args.threads < 1:
-        raise UserError('--steps and --threads must be positive')
+    if args.steps < 1 or args.threads < 1 or min(args.time_rounds, *args.seeds) < 0:
+        raise UserError('--steps and --threads must be positive, --time-rounds and --seeds not negative')
     torch.set_num_threads(args.threads)
     trial = ablation.Trial(steps=args.steps)
     if args.action == 'run':
         ablation.run(args.out, args.seeds, args.variants, trial)
     times = None
     if args.time_rounds:
-        times = ablation.step_times([row['variant'] for row in read_rows(args.out)], trial, args.time_rounds)
+        variants = [row['variant'] for row in read_rows(args.out, ablation.COLUMNS)]
+        times = ablation.step_times([name for name in variants if name in ablation.VARIANTS], trial, args.time_rounds)
     print(ablation.table(args.out, times))
 
 

@@ -39,6 +39,7 @@ from lisa_backbone.benchmarking.report import growth_lines, table
 from lisa_backbone.benchmarking.runs import run_benchmark
 from lisa_backbone.benchmarking.settings import Settings
 from lisa_backbone.errors import UserError, exit_with_sentence
+from lisa_backbone.figures import check_figure
 from lisa_backbone.rows import read_rows
 
 REPO = Path(__file__).resolve().parent.parent
@@ -87,6 +88,8 @@ def main() -> None:
         raise UserError('--sweep and --shape both give the sizes; give one of them')
     if args.figure and not args.sweep:
         raise UserError('--figure draws how time and memory grow with the size; give the sizes with --sweep')
+    if args.figure:
+        check_figure(args.figure, '--figure')
     candidates = tuple(Candidate(spec, args.whole, args.dim, args.heads) for spec in args.candidates)
     default = (56, 56) if candidates[0].kind == 'operator' else (224, 224)
     shapes = [(side, side) for side in args.sweep or []] or [tuple(shape) for shape in args.shape or [default]]

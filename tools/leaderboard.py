@@ -174,11 +174,11 @@ def report(args: argparse.Namespace) -> int:
 
 def draw(args: argparse.Namespace) -> int:
     """Draw files of results."""
+    from lisa_backbone.figures import check_figure
     from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.plot import draw_results
 
-    if args.out.suffix not in ('.png', '.svg'):
-        raise UserError(f'--out {args.out} is neither .png nor .svg; name one of them')
+    check_figure(args.out, '--out')
     rows = read_benchmarks(args.benchmarks, REPO / 'results')
     draw_results(_records(args), args.out, args.against, rows, controls=args.tasks is not None)
     print(args.out)

@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from lisa_backbone.errors import UserError, exit_with_sentence
-from lisa_backbone.kernels import draw, measure_run, table
+from lisa_backbone.figures import check_figure
+from lisa_backbone.kernels import COLUMNS, draw, measure_run, table
 from lisa_backbone.rows import append_rows, read_rows, refuse_known
 
 REPO = Path(__file__).resolve().parent.parent
@@ -28,11 +29,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.images < 1:
         raise UserError(f'--images {args.images} must be positive')
+    if args.figure:
+        check_figure(args.figure, '--figure')
     for run in args.runs:
         rows = measure_run(run, args.images, args.data_root)
         refuse_known(args.out, {key: rows[0][key] for key in ('task', 'model', 'seed')})
         append_rows(args.out, rows)
-    rows = read_rows(args.out)
+    rows = read_rows(args.out, COLUMNS)
     if not rows:
         raise UserError(f'{args.out} holds nothing yet; name work directories of runs')
     print(table(rows))

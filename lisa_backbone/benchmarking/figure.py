@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..palette import colours
+from ..figures import colours
 from ..tasks import task_of
 from .report import fit_growth, memory_of_one, time_of_one
 

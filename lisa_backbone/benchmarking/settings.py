@@ -90,7 +90,7 @@ class Settings:
             if min(shape) < 1:
                 raise UserError(f'shape {sizes(shape)} is not positive; give sizes of at least 1')
         for name in ('threads', 'views', 'rounds', 'seconds', 'limit'):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f'--{name} {getattr(self, name)} is not positive; give more')
         if min(self.batches) < 1 or self.warmup < 0:
             raise UserError(f'--batch {min(self.batches)} and --warmup {self.warmup} must not be negative, nor batch 0')

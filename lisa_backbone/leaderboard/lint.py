@@ -188,7 +188,7 @@ def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]
     if mend and rows:
         append_rows(path, list(rows.values()), replaced=read_rows(path))
         return []
-    found = {row['config']: row for row in read_rows(path)}
+    found = {row['config']: row for row in read_rows(path, ['config'])}
     problems = [Problem(COSTS, f'has no row of {name}') for name in rows.keys() - found.keys()]
     for name, row in found.items():
         if name not in rows:

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
-from ..palette import LISA, OTHERS, SOFTMAX
+from ..figures import LISA, OTHERS, SOFTMAX
 from ..tasks import MINI_CONTROLS
 from .costs import costs
 from .sections import Section, sections

@@ -1,12 +1,15 @@
-"""Colours of the lines of a figure: LiSA and softmax attention have the same ones in all figures."""
+"""What all figures have in common: the kinds of files, and the colours of LiSA and softmax attention."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
-__all__ = ['LISA', 'OTHERS', 'SOFTMAX', 'colours']
+from .errors import UserError
+
+__all__ = ['LISA', 'OTHERS', 'SOFTMAX', 'check_figure', 'colours']
 
 LISA, SOFTMAX = 'tab:red', 'tab:blue'
 OTHERS = ('tab:green', 'tab:purple', 'tab:brown', 'tab:orange', 'tab:cyan', '0.35')
@@ -21,3 +24,13 @@ def colours(names: Sequence[str]) -> list[str]:
         colour = LISA if _IS_LISA.search(name) else SOFTMAX if 'SelfAttention' in name else next(others)
         found.append(next(others) if colour in found and colour in (LISA, SOFTMAX) else colour)
     return found
+
+
+def check_figure(path: Path, option: str) -> None:
+    """Stop, before what is drawn is measured, unless a picture can be of the kind that its name says.
+
+    Raises:
+        UserError: It is neither PNG nor SVG.
+    """
+    if path.suffix not in ('.png', '.svg'):
+        raise UserError(f'{option} {path} is neither .png nor .svg; name one of them')
