@@ -60,14 +60,14 @@ def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ())
 
     Args:
         path: The file; it is made if it is missing.
-        rows: At least one, all with the columns of the file.
+        rows: At least one, all with the columns of the file; new ones stay empty in the rows that are there.
         replaced: Rows of the file that they stand in for, as :func:`read_rows` gives them.
 
     Raises:
         UserError: The file is none that these rows can be added to; it is left as it is.
     """
     kept = [row for row in read_rows(path) if row not in replaced]
-    if kept and set(kept[0]) != set(rows[0]):
+    if kept and not set(kept[0]) <= set(rows[0]):  # it may be of before there was a column
         raise UserError(f'{path} has other columns than what is to be added to it; name another --out')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.partial')

@@ -14,6 +14,8 @@ def test_rows_are_added_and_replaced(tmp_path):
     assert read_rows(path, ['a']) == [{'a': '1', 'b': 'é'}, {'a': '2', 'b': 'y'}]
     append_rows(path, [{'a': 3, 'b': 'z'}], replaced=read_rows(path)[:1])
     assert [row['a'] for row in read_rows(path)] == ['2', '3']
+    append_rows(path, [{'a': 4, 'b': 'w', 'new': 5}])  # a column of later
+    assert [row['new'] for row in read_rows(path)] == ['', '', '5']
     append_rows(path, [{'c': 1}], replaced=read_rows(path))
     assert read_rows(path) == [{'c': '1'}]
     assert [one.name for one in path.parent.iterdir()] == ['a.csv']
