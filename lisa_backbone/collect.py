@@ -57,6 +57,8 @@ def record_of(work_dir: Path, backbone: dict) -> dict[str, Any] | None:
         trained, tested = entries['train'], entries['test']
     except FileNotFoundError as error:
         raise UserError(f'{work_dir} holds no {METRICS_FILE}; train and test there first') from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{work_dir / METRICS_FILE} cannot be read ({error}); train and test again') from error
     except KeyError as error:
         raise UserError(f'{work_dir / METRICS_FILE} has no entry {error}; train and test there first') from error
     for mode, entry in (('train', trained), ('test', tested)):

@@ -230,6 +230,8 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     cfg, source = prepare(options), source_of(options)
     if cfg.get('test_dataloader') is None:
         raise UserError(f'config {options.config} has no test_dataloader; add one, with test_cfg and test_evaluator')
+    if options.tta:
+        _check_tta(cfg)
     checkpoint = checkpoint or _checkpoint_of(cfg.work_dir)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.show_dir:
@@ -455,9 +457,10 @@ def _sizes(model: torch.nn.Module) -> dict[str, int]:
 def _records(work_dir: str) -> dict[str, Any]:
     """What metrics.json of a work directory holds."""
     try:
-        return json.loads((Path(work_dir) / METRICS_FILE).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads((Path(work_dir) / METRICS_FILE).read_text())
+    except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _save_record(work_dir: str, mode: str, result: dict) -> None:
@@ -577,13 +580,17 @@ def _show(cfg: Config, show_dir: str) -> None:
         cfg.visualizer.type = 'UpscalingDetVisualizer'
 
 
-def _augment_test(cfg: Config) -> None:
-    """Have the test average predictions over flips and scales, as the frameworks' own ``tools/test.py --tta`` does."""
+def _check_tta(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if cfg.get(key) is None:
             raise UserError(
                 f'--tta: config {cfg.filename} has no {key}; add one, as the configs in configs/seg have it'
             )
+
+
+def _augment_test(cfg: Config) -> None:
+    """Have the test average predictions over flips and scales, as the frameworks' own ``tools/test.py --tta`` does."""
+    _check_tta(cfg)
     for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ''):
         dataset['pipeline'] = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, 'module': cfg.model}

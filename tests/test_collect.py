@@ -136,6 +136,10 @@ def test_a_config_of_no_task_has_no_record(tmp_path):
 def test_what_lacks_is_told(tmp_path, capsys):
     with pytest.raises(UserError, match=r'holds no metrics\.json; train and test there first'):
         record_of(tmp_path, LISA)
+    for broken in (b'{"train": ', b'\xff', b'[1, 2]'):
+        (tmp_path / 'metrics.json').write_bytes(broken)
+        with pytest.raises(UserError, match=r'metrics\.json cannot be read \(.*\); train and test again'):
+            record_of(tmp_path, LISA)
     write(tmp_path, {'test': {}})
     assert write_record(tmp_path, Config({'model': {'backbone': LISA}})) is None
     assert 'no record of this run: ' in capsys.readouterr().out
