@@ -25,9 +25,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='where to write (default: work_dirs/<name of the config>)')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='override keys of the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--seed', type=int, help='seed of everything random (default: the one of the config)')
+    parser.add_argument('--seed', type=_seed, help='seed of everything random (default: the one of the config)')
     parser.add_argument(
-        '--min-fit', type=float, metavar='SHARE', help='least share (0 to 1) that weight files must fill'
+        '--min-fit', type=_share, metavar='SHARE', help='least share (0 to 1) that weight files must fill'
     )
     parser.add_argument(
         '--check-images',
@@ -36,6 +36,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help='images and videos to decode beforehand (default: up to 512)',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is no share; give a number from 0 to 1')
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f'{text} is no seed; give a whole number from 0 to {2**32 - 1}')
+    return value
 
 
 def split_pairs(spec: str) -> list[str]:

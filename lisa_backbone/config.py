@@ -53,6 +53,7 @@ RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {'self'
     'tta_model',
     'tta_pipeline',
 }
+_STARTS = ('load_from', 'resume')  # misspelt, a training would begin at random
 _LOADER_KEYS = frozenset(inspect.signature(DataLoader.__init__).parameters) - {'self'} | {'num_batch_per_epoch'}
 # Keys that mmengine itself takes out of a dict before its class is called.
 _BUILD_KEYS = frozenset({'type', '_scope_', '_delete_', 'init_cfg', 'priority', 'convert_to_iter_based'})
@@ -275,11 +276,16 @@ def nearest(word: str, known: Any, cutoff: float = 0.6) -> str:
 def _check_top_level(cfg: Config, path: Path) -> None:
     for key in cfg:
         near = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.92)
+        near = near or difflib.get_close_matches(key, _STARTS, n=1, cutoff=0.85)
         if key in RUNNER_KEYS or not near:
             continue
-        # A variable of the file may resemble a key that is set as well, but hardly with a dict as its value.
-        if near[0] not in cfg or (isinstance(cfg[key], dict) and isinstance(cfg[near[0]], dict)):
+        # A variable of the file may resemble a key that is set as well, but hardly with dicts as its value.
+        if near[0] not in cfg or (_has_dicts(cfg[key]) and _has_dicts(cfg[near[0]])) or near[0] in _STARTS:
             raise UserError(f'config {path} sets {key!r}, which nothing reads; did you mean {near[0]!r}?')
+
+
+def _has_dicts(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value))
 
 
 def _replace_root(cfg: Config, old: str, new: str) -> None:
@@ -313,13 +319,20 @@ def _open_attention(cfg: Config, key: str) -> None:
 
 
 def _complete_init(cfg: Config, key: str) -> None:
-    """Say that weights are to be loaded, where an override names them for a module that had no ``init_cfg``."""
+    """Say that weights are to be loaded, where an override names them for a module that had no ``init_cfg``.
+
+    Raises:
+        UserError: Their name is empty, as that of a shell variable that was not set.
+    """
     *above, last = key.split('.')
     node: Any = cfg._cfg_dict
     for part in above:
         node = node.get(part) if isinstance(node, dict) else None
-    if last == 'checkpoint' and above[-1:] == ['init_cfg'] and isinstance(node, dict) and 'type' not in node:
-        node['type'] = 'Pretrained'
+    if last != 'checkpoint' or above[-1:] != ['init_cfg'] or not isinstance(node, dict):
+        return
+    if node[last] == '':
+        raise UserError(f'--cfg-options {key}= names no file; give one, or None to start at random')
+    node.setdefault('type', 'Pretrained')
 
 
 def _check_option(cfg: Config, key: str) -> None:

@@ -200,8 +200,8 @@ def _inputs(model: nn.Module, cfg: Any, images: int) -> Iterable[Tensor]:
     for batch in Runner.build_dataloader(loader):
         batches.append(model.data_preprocessor(batch, False)['inputs'])
         if len(batches) == images:
-            break
-    return batches
+            return batches
+    raise UserError(f'the test set has {len(batches)} images and {images} were asked for; lower --images')
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -6,12 +6,10 @@ A results file holds one record a line, as JSON (``results/*.jsonl``). Every rec
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import jsonschema
 
 from .errors import UserError
+from .locks import locked
 
 __all__ = [
     'MEASURED',
@@ -274,21 +273,13 @@ def add_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     new = [(f'the new record {number}', validate(record, f'the new record {number}'))
            for number, record in enumerate(records, 1)]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         standing = read_records(path)
         check_records([*((f'{path}, line {number},', record) for number, record in enumerate(standing, 1)), *new])
         draft = path.with_name(f'.{path.name}.{os.getpid()}')
         lines = [json.dumps(record, allow_nan=False) + '\n' for record in [*standing, *(record for _, record in new)]]
         draft.write_text(''.join(lines))
         os.replace(draft, path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from a file that is read and then replaced; the lock is on a file beside it, which stays."""
-    with path.with_name(f'.{path.name}.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _numbers(node: Any, path: str = '') -> Iterator[tuple[str, float]]:

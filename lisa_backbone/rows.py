@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .locks import locked
 
 __all__ = ['append_rows', 'read_rows', 'refuse_known']
 
@@ -56,7 +57,7 @@ def refuse_known(path: Path, named: Mapping[str, Any]) -> None:
 
 
 def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ()) -> None:
-    """Add rows by replacing the file.
+    """Add rows by replacing the file; several processes may add to one.
 
     Args:
         path: The file; it is made if it is missing.
@@ -66,13 +67,14 @@ def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ())
     Raises:
         UserError: The file is none that these rows can be added to; it is left as it is.
     """
-    kept = [row for row in read_rows(path) if row not in replaced]
-    if kept and not set(kept[0]) <= set(rows[0]):  # it may be of before there was a column
-        raise UserError(f'{path} has other columns than what is to be added to it; name another --out')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
-    os.replace(partial, path)
+    with locked(path):
+        kept = [row for row in read_rows(path) if row not in replaced]
+        if kept and not set(kept[0]) <= set(rows[0]):  # it may be of before there was a column
+            raise UserError(f'{path} has other columns than what is to be added to it; name another --out')
+        draft = path.with_name(f'.{path.name}.{os.getpid()}')
+        with draft.open('w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+        os.replace(draft, path)

@@ -130,11 +130,23 @@ class MetricsHook(Hook):
         return None if self._before is None else self._before + time.perf_counter() - self._start
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the seconds and the weights of before a resumption."""
-        if runner._resume:
-            meta = checkpoint.get('meta', {})
-            self._before = meta.get(_SECONDS)
-            self.weights = meta.get(_WEIGHTS, self.weights)
+        """Take the seconds and the weights of before a resumption, and leave the best checkpoints of others alone.
+
+        mmengine removes the best checkpoint once there is a better one, by the path noted at its saving: of a work
+        directory that was copied since, that is the original's.
+        """
+        if not runner._resume:
+            return
+        meta = checkpoint.get('meta', {})
+        self._before = meta.get(_SECONDS)
+        self.weights = meta.get(_WEIGHTS, self.weights)
+        noted = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        for key in [key for key in noted if key.startswith('best_ckpt')]:
+            own = Path(runner.work_dir, Path(str(noted[key])).name)
+            if own.is_file():
+                noted[key] = str(own)
+            else:
+                del noted[key]
 
     def before_train(self, runner: Runner) -> None:
         """See whether anything is left to train; then the record of an earlier training here no longer holds."""
@@ -163,6 +175,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     Raises:
         UserError: The input cannot be used; nothing was created, or, once training ran, what was saved is kept.
     """
+    _check_launcher(options.launcher)
     cfg, source = prepare(options), source_of(options)
     require_training(cfg)
     load_from = None if cfg.get('resume') else cfg.get('load_from')
@@ -172,6 +185,8 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         mode = 'resume' if resumed else 'train'
         _announce(preflight(cfg, mode, resumed, options.min_fit, check_images=options.check_images))
         data = data_of(cfg, 'train')
+        if not resumed and Path(cfg.work_dir, 'last_checkpoint').is_file():
+            print(f'{cfg.work_dir} holds an earlier training: it is written over (--resume goes on)', flush=True)
     start = time.perf_counter()
     hook = MetricsHook(initial_weights(cfg, load_from))
     with explained(cfg):
@@ -227,11 +242,14 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     Raises:
         UserError: The input cannot be used; nothing was created.
     """
+    _check_launcher(options.launcher)
     cfg, source = prepare(options), source_of(options)
     if cfg.get('test_dataloader') is None:
         raise UserError(f'config {options.config} has no test_dataloader; add one, with test_cfg and test_evaluator')
     if options.tta:
         _check_tta(cfg)
+    if checkpoint == '':
+        raise UserError('the name of the checkpoint is empty; give a file, or none for that of the work directory')
     checkpoint = checkpoint or _checkpoint_of(cfg.work_dir)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.show_dir:
@@ -240,8 +258,6 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     if is_main(options.launcher):
         _announce(preflight(cfg, 'test', checkpoint, options.min_fit, check_images=options.check_images))
         weights, data = weights_digest(checkpoint), data_of(cfg)
-        if not options.tta:
-            discard_record(Path(cfg.work_dir))
     protocol, shape = protocol_of(cfg, options.tta), nominal_input(cfg)
     if options.tta:
         _augment_test(cfg)
@@ -454,6 +470,12 @@ def _sizes(model: torch.nn.Module) -> dict[str, int]:
     return sizes
 
 
+def _check_launcher(launcher: str) -> None:
+    if launcher in _RANK and _RANK[launcher] not in os.environ:
+        how = {'pytorch': 'torchrun', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
+        raise UserError(f'--launcher {launcher}: start this command with {how}, or leave the option out')
+
+
 def _records(work_dir: str) -> dict[str, Any]:
     """What metrics.json of a work directory holds."""
     try:
@@ -469,6 +491,8 @@ def _save_record(work_dir: str, mode: str, result: dict) -> None:
 
 def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
     """Put the checkpoint to go on from into the config and return it."""
+    if options.resume == '':
+        raise UserError('--resume: the name of the checkpoint is empty; give a file, or --resume alone for the latest')
     wanted = options.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
     if wanted is None:
         return str(cfg.load_from) if cfg.get('resume') else None

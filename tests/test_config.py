@@ -131,6 +131,12 @@ def test_data_root_is_replaced_wherever_it_is_used():
     ('text', 'said'),
     [
         ('param_schedulers = []', "'param_schedulers', which nothing reads; did you mean 'param_scheduler'"),
+        ("load_form = 'a.pth'", "'load_form', which nothing reads; did you mean 'load_from'"),
+        ('resume = False\nresumed = True', "'resumed', which nothing reads; did you mean 'resume'"),
+        (
+            'param_scheduler = [dict(type=1)]\nparam_schedulers = [dict(type=2)]',
+            "'param_schedulers', which nothing reads; did you mean 'param_scheduler'",
+        ),
         ('a = [', 'not valid Python'),
         ("_base_ = './absent.py'", 'names a base that does not exist'),
         ("_base_ = 'mmseg::absent/absent.py'", 'base that does not exist'),
@@ -184,6 +190,9 @@ def test_named_weights_are_loaded_where_a_backbone_had_no_init_cfg(tmp_path):
     given = {'model.backbone.init_cfg.checkpoint': 'a.pth', 'model.backbone.init_cfg.prefix': 'backbone.'}
     expected = {'checkpoint': 'a.pth', 'prefix': 'backbone.', 'type': 'Pretrained'}
     assert load_config(config, given).model.backbone.init_cfg == expected
+    with pytest.raises(UserError, match=r'init_cfg\.checkpoint= names no file; give one, or None'):
+        load_config(config, {'model.backbone.init_cfg.checkpoint': ''})
+    assert load_config(config, {'model.backbone.init_cfg.checkpoint': None}).model.backbone.init_cfg.checkpoint is None
 
 
 def test_unknown_config_proposes_a_neighbour():

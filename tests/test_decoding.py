@@ -1,10 +1,15 @@
 """The comparison of video decoders: what it makes, and what it finds out."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lisa_backbone.data import decoding
 from lisa_backbone.data.decoding import DECODERS, Row, _Clip, frame_number, measure, numbered_frame, table, write
+from lisa_backbone.errors import UserError
 
 PYAV = 'PyAV (OpenVideo, FetchFrames)'
 
@@ -45,6 +50,19 @@ def test_results_are_written_and_shown(tmp_path):
     assert first.startswith(f'small,dense,8,"{PYAV}",')
     assert ',12.25,1.000,1.0000,7,' in first
     assert '| OpenCV | 0.50 | 25.0% | 9 MiB |' in table(rows)
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path):
+    mine = tmp_path / 'mine.csv'
+    mine.write_text('name,phone\nAda,123\n')
+    with pytest.raises(UserError, match=r"mine\.csv has no column 'clip', so it is a file of another kind"):
+        write([Row('small', 'dense', 8, PYAV, 12.25, 1.0, 1.0, 7.4)], mine)
+    tool = Path(__file__).parents[1] / 'tools' / 'benchmark_decoding.py'
+    done = subprocess.run(
+        [sys.executable, str(tool), '--out', 'mine.csv'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1)  # before anything is measured
+    assert mine.read_text() == 'name,phone\nAda,123\n'
 
 
 def test_a_failure_leaves_the_results_of_before(tmp_path):

@@ -146,6 +146,8 @@ def test_a_run_is_measured_on_the_images_of_its_test(tmp_path, folder):
     with pytest.raises(UserError, match=r'lacks its config or best\.pth; train and test there first'):
         measure_run(work_dir, 2, str(tmp_path / 'data'))
     torch.save({'state_dict': model.state_dict()}, work_dir / 'best.pth')
+    with pytest.raises(UserError, match='the test set has 20 images and 21 were asked for; lower --images'):
+        measure_run(work_dir, 21, str(tmp_path / 'data'))
     rows = measure_run(work_dir, 2, str(tmp_path / 'data'))
     assert {(row['model'], row['seed'], row['images']) for row in rows} == {(record['model'], record['seed'], 2)}
     assert sorted({(row['stage'], row['tokens']) for row in rows}) == [(1, 256), (2, 64), (3, 16), (4, 4)]

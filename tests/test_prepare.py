@@ -86,6 +86,16 @@ def test_a_link_to_nothing_is_a_missing_video(kinetics, check):
     assert listed(kinetics, 'kinetics400_train_missing_videos.txt') == ['ddd_000004_000014']
 
 
+def test_lists_stay_while_the_videos_are_away(kinetics):
+    prepare_kinetics(kinetics, show=False)
+    name = 'kinetics400_train_list_videos.txt'
+    before = listed(kinetics, name)
+    (kinetics / 'videos_train').rename(kinetics / 'away')
+    with pytest.raises(UserError):
+        prepare_kinetics(kinetics, show=False)
+    assert listed(kinetics, name) == before
+
+
 def test_nobody_at_work_is_told(kinetics):
     with pytest.raises(UserError, match='--workers 0 look at no video'):
         prepare_kinetics(kinetics, workers=0, show=False)

@@ -1,5 +1,8 @@
 """Rows of a CSV file: whole after a kill, and refused where they are of another kind."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lisa_backbone.errors import UserError, exit_with_sentence
@@ -18,7 +21,7 @@ def test_rows_are_added_and_replaced(tmp_path):
     assert [row['new'] for row in read_rows(path)] == ['', '', '5']
     append_rows(path, [{'c': 1}], replaced=read_rows(path))
     assert read_rows(path) == [{'c': '1'}]
-    assert [one.name for one in path.parent.iterdir()] == ['a.csv']
+    assert sorted(one.name for one in path.parent.iterdir()) == ['.a.csv.lock', 'a.csv']
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,18 @@ def test_errors_of_the_program_keep_their_traceback():
 
         with pytest.raises(type(error)):
             exit_with_sentence(main)
+
+
+def test_several_processes_add_to_one_file(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from lisa_backbone.rows import append_rows
+for number in range(40):
+    append_rows(Path(sys.argv[1]), [{'who': sys.argv[2], 'number': number}])
+"""
+    path = tmp_path / 'a.csv'
+    started = [subprocess.Popen([sys.executable, '-c', code, str(path), who]) for who in 'ab']
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    rows = [(row['who'], int(row['number'])) for row in read_rows(path)]
+    assert sorted(rows) == [(who, number) for who in 'ab' for number in range(40)]

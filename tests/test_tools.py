@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
@@ -28,6 +29,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
 from lisa_backbone import runner as runner_module  # noqa: E402
+from lisa_backbone.arguments import add_run_arguments  # noqa: E402
 from lisa_backbone.checkpoints import check_resumable  # noqa: E402
 from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
@@ -280,6 +282,29 @@ def test_what_a_training_started_from_is_known_after_a_stop_and_its_record_after
     assert longer['metrics'], 'nothing that could be lost'
     assert 'nothing was left to train' in printed
     assert (work_dir / 'record.json').exists()
+
+
+def test_the_best_checkpoint_of_an_original_outlives_its_copy(trained, bench):
+    """mmengine removes the best one by the path that was noted; a copy that gets better has to remove its own."""
+    best = next(trained[0].glob('best_*.pth'))
+    copied = bench / 'copied'
+    shutil.copytree(trained[0], copied)
+    content = compat.load_checkpoint(copied / 'epoch_1.pth')
+    assert content['message_hub']['runtime_info']['best_ckpt'] == str(best)
+    for own in (True, False):
+        runner = SimpleNamespace(_resume=True, work_dir=str(copied))
+        MetricsHook().after_load_checkpoint(runner, content)
+        noted = content['message_hub']['runtime_info']
+        assert noted.get('best_ckpt') == (str(copied / best.name) if own else None)
+        (copied / best.name).unlink(missing_ok=True)
+    content['message_hub']['runtime_info']['best_score'] = -1.0  # whatever comes next is better
+    content['message_hub']['runtime_info']['best_ckpt'] = str(best)
+    torch.save(content, copied / 'epoch_1.pth')
+    args = ('--work-dir', 'copied', '--resume', '--cfg-options', 'data_root=data', 'train_cfg.max_epochs=2')
+    done = call('train.py', 'mine.py', *args, cwd=bench)
+    assert done.returncode == 0, done.stderr
+    assert best.is_file()
+    assert [one.name for one in copied.glob('best_*.pth')] == [best.name.replace('epoch_1', 'epoch_2')]
 
 
 def test_a_record_is_of_the_files_that_the_run_started_with(bench, monkeypatch):
@@ -589,6 +614,39 @@ def test_testing_without_a_checkpoint(spoilt, monkeypatch):
     monkeypatch.chdir(spoilt)
     with pytest.raises(UserError, match='there is no checkpoint in none; train first'):
         run_test(RunOptions(config='mine.py', work_dir='none', cfg_options={'data_root': 'data'}))
+
+
+def test_names_that_are_empty_and_launchers_that_did_not_launch(spoilt, monkeypatch):
+    monkeypatch.chdir(spoilt)
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    given = {'config': 'mine.py', 'work_dir': 'empty-names', 'cfg_options': {'data_root': 'data'}}
+    with pytest.raises(UserError, match='--resume: the name of the checkpoint is empty'):
+        run_training(RunOptions(**given, resume=''))
+    with pytest.raises(UserError, match='the name of the checkpoint is empty'):
+        run_test(RunOptions(**given), '')
+    for launcher, how in (('pytorch', 'torchrun'), ('slurm', 'srun')):
+        for run in (run_training, run_test):
+            with pytest.raises(UserError, match=f'--launcher {launcher}: start this command with {how}'):
+                run(RunOptions(**given, launcher=launcher))
+    assert not (spoilt / 'empty-names').exists()
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (('--seed', '-1'), 'argument --seed: -1 is no seed'),
+        (('--seed', str(2**32)), 'is no seed'),
+        (('--min-fit', '5'), 'argument --min-fit: 5 is no share'),
+        (('--min-fit', 'nan'), 'nan is no share'),
+    ],
+)
+def test_numbers_outside_their_range(words, said, capsys):
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(list(words))
+    assert said in capsys.readouterr().err
 
 
 def test_the_payload_is_live(spoilt):

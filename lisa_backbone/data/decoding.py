@@ -28,7 +28,7 @@ __all__ = ['CLIPS', 'DECODERS', 'Row', 'frame_number', 'make_clips', 'measure', 
 
 _BITS = 10
 _BLOCK = 24  # pixels; wide enough to outlive the compression
-_FIELDS = (
+FIELDS = (
     'clip',
     'sampling',
     'frames',
@@ -371,8 +371,8 @@ def write(rows: list[Row], path: Path) -> None:
             'machine': machine,
             'torch': torch.__version__,
         }
-        found.append({name: values[name] for name in _FIELDS})
-    append_rows(path, found, replaced=read_rows(path))
+        found.append({name: values[name] for name in FIELDS})
+    append_rows(path, found, replaced=read_rows(path, FIELDS))
 
 
 def _version(package: str) -> str:

@@ -328,7 +328,8 @@ def _write(
         ]
     broken = [f'{path}\t{faults[path]}' for path, _ in present if faults.get(path)]
     with _writing(list_file.parent):
-        _write_lines(list_file, [f'{path}{separator}{label}' for path, label in usable])
+        if usable:  # else what is there stays: the disk of the videos may be away
+            _write_lines(list_file, [f'{path}{separator}{label}' for path, label in usable])
         _write_lines(_named(list_file, 'missing'), missing)
         _write_lines(_named(list_file, 'broken'), broken)
     return VideoSplit(
