@@ -225,7 +225,10 @@ def read_records(paths: Path | Iterable[Path]) -> list[dict[str, Any]]:
         paths = sorted(paths.glob('*.jsonl')) if paths.is_dir() else [paths]
     found = []
     for path in paths:
-        lines = path.read_text().splitlines() if path.exists() else []
+        try:
+            lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+        except UnicodeDecodeError as error:
+            raise UserError(f'{path} is no file of records, which are lines of JSON; name another') from error
         for number, line in enumerate(lines, 1):
             where = f'{path}, line {number},'
             found.append((where, parse_record(line, where)))

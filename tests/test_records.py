@@ -120,7 +120,7 @@ def test_files_are_added_to_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match='the new record 2 is mini and has no data'):
         add_records(path, [measured(seed=3), measured(seed=4, data=None)])
     assert path.read_bytes() == before
-    assert sorted(p.name for p in path.parent.iterdir()) == ['.mini.jsonl.lock', 'mini.jsonl']  # no drafts
+    assert sorted(p.name for p in path.parent.iterdir()) == ['mini.jsonl']  # no drafts and no lock
 
 
 def add_ten(path, model):
@@ -154,6 +154,9 @@ def test_a_broken_line_is_named(tmp_path):
     path.write_text(json.dumps(measured()) + '\n{"schema": 1,\n')
     with pytest.raises(UserError, match=r'mini\.jsonl, line 2, is not JSON'):
         read_records(path)
+    (tmp_path / 'other').write_bytes(b'\xff\xfe')
+    with pytest.raises(UserError, match='other is no file of records, which are lines of JSON; name another'):
+        read_records(tmp_path / 'other')
     for number, words in (
         ('NaN', r'line 1, is not JSON \(it holds NaN\)'),
         ('-Infinity', r'line 1, is not JSON \(it holds -Infinity\)'),
