@@ -143,6 +143,8 @@ def refusal(source: object, error: BaseException) -> UserError | None:
     """
     said = str(error)
     if isinstance(error, pickle.UnpicklingError):
+        if os.path.isfile(source) and (other := _other_kind(source)):
+            return UserError(f'checkpoint {source} is {other}')
         named = re.search(r'GLOBAL (\S+)|unrecognized function (<[^>]+>|\S+)|but got (<class [^>]+>)', said)
         if named:
             what = next(part for part in named.groups() if part)
@@ -168,6 +170,8 @@ def refusal(source: object, error: BaseException) -> UserError | None:
         return UserError(f'checkpoint {source} is damaged ({_first_line(said)}); fetch or copy it again')
     if isinstance(error, MemoryError) or not os.path.isfile(source):
         return None
+    if other := _other_kind(source):
+        return UserError(f'checkpoint {source} is {other}')
     # Bytes of another kind of file make torch raise almost anything.
     return UserError(
         f'checkpoint {source} is not a file that torch can read ({type(error).__name__}: {_first_line(said)}); fetch '
@@ -175,11 +179,25 @@ def refusal(source: object, error: BaseException) -> UserError | None:
     )
 
 
+def _other_kind(path: object) -> str | None:
+    """What a file is that often lies in the place of weights, with the mend."""
+    with open(path, 'rb') as file:
+        head = file.read(4096)
+    if head.startswith(b'version https://git-lfs'):
+        return 'a pointer of Git LFS and not the weights; fetch them with `git lfs pull`'
+    if head.lstrip()[:9].lower().startswith((b'<!doctype', b'<html')):
+        return 'a web page and not the weights; fetch them from the address of the file itself'
+    if head and not head.strip(b'\0'):
+        return 'filled with zeros, as after a download that was cut off; fetch or copy it again'
+    return None
+
+
 def _first_line(text: str) -> str:
     """Return the part of an error that tells its cause: torch puts advice before it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = re.search(r'WeightsUnpickler error:\s*(.+)', text)
-    return (told[1].strip() if told else (lines or ['no message'])[0])[:200]
+    said = told[1].strip() if told else (lines or ['no message'])[0]
+    return said.partition('. In PyTorch 2.6')[0][:200]  # what follows is the advice to unpickle freely
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:

@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 from .errors import UserError
+from .paths import check_file
 
 __all__ = ['LISA', 'OTHERS', 'SOFTMAX', 'check_figure', 'colours']
 
@@ -30,7 +31,8 @@ def check_figure(path: Path, option: str) -> None:
     """Stop, before what is drawn is measured, unless a picture can be of the kind that its name says.
 
     Raises:
-        UserError: It is neither PNG nor SVG.
+        UserError: It is neither PNG nor SVG, or cannot be written.
     """
     if path.suffix not in ('.png', '.svg'):
         raise UserError(f'{option} {path} is neither .png nor .svg; name one of them')
+    check_file(path, option)

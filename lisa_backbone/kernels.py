@@ -39,6 +39,7 @@ __all__ = [
     'measure_kernels',
     'measure_run',
     'query_similarity',
+    'record_in',
     'table',
 ]
 
@@ -140,6 +141,24 @@ def measure_kernels(backbone: LiSA, batches: Iterable[Tensor]) -> dict[int, dict
     return found
 
 
+def record_in(work_dir: Path) -> dict[str, Any]:
+    """The record of a run that was trained and tested.
+
+    Args:
+        work_dir: Its work directory.
+
+    Raises:
+        UserError: It has none.
+    """
+    path = work_dir / 'record.json'
+    try:
+        return validate(json.loads(path.read_text()), str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f'{work_dir} has no record.json; train and test there first') from error
+    except ValueError as error:
+        raise UserError(f'{path} is not JSON ({error}); test there again') from error
+
+
 def measure_run(work_dir: Path, images: int, data_root: str | None = None) -> list[dict[str, Any]]:
     """The measures of a trained model on the first images of its test set.
 
@@ -155,12 +174,7 @@ def measure_run(work_dir: Path, images: int, data_root: str | None = None) -> li
         UserError: There is no such run, its backbone is not LiSA, or an operator has no kernel.
     """
     compat.apply()
-    try:
-        record = validate(json.loads((work_dir / 'record.json').read_text()), str(work_dir / 'record.json'))
-    except FileNotFoundError as error:
-        raise UserError(f'{work_dir} has no record.json; train and test there first') from error
-    except ValueError as error:
-        raise UserError(f'{work_dir / "record.json"} is not JSON ({error}); test there again') from error
+    record = record_in(work_dir)
     # The record has the path within the checkout, where it lay in one.
     checkpoint = work_dir / Path(record['weights']['tested']['file']).name
     configs = sorted(work_dir.glob('*.py'))

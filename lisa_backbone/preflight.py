@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import mmengine.registry
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pretrained, check_resumable, quiet
 from .config import nearest, own_weights
 from .dataset_checks import check_data
 from .errors import UserError
+from .paths import check_folder
 
 __all__ = [
     'Preflight',
     'build_model',
     'check_channels',
     'check_data',
-    'check_work_dir',
     'explain_build_error',
     'preflight',
 ]
@@ -86,7 +86,8 @@ def preflight(
     """
     if loaders is None:
         loaders = ['test_dataloader'] if mode == 'test' else ['train_dataloader', 'val_dataloader']
-    check_work_dir(cfg.work_dir)
+    check_folder(cfg.work_dir, 'work dir', '--work-dir')
+    _check_values(cfg)
     _check_amp(cfg, mode)
     found = Preflight(build_model(cfg.model, cfg.get('data_preprocessor')))
     check_channels(found.model)
@@ -106,22 +107,6 @@ def preflight(
         found.fits = [check_checkpoint(found.model, str(checkpoint), min_fit)]
     found.notes += check_data(cfg, loaders, check_images)
     return found
-
-
-def check_work_dir(work_dir: str | Path) -> None:
-    """Stop if a work directory cannot be created or written.
-
-    Raises:
-        UserError: It cannot.
-    """
-    path = Path(work_dir).absolute()
-    existing = next(p for p in (path, *path.parents) if os.path.exists(p))  # what may not be looked at is not there
-    if not existing.is_dir():
-        raise UserError(f'work dir {work_dir} cannot be made: {existing} is a file; give another --work-dir')
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f'work dir {work_dir} cannot be written ({existing} is read-only for you); give another --work-dir'
-        )
 
 
 def build_model(model: dict, data_preprocessor: dict | None = None) -> nn.Module:
@@ -160,7 +145,7 @@ def explain_build_error(error: Exception) -> str | None:
         The sentence, or ``None`` if the error is not recognised.
     """
     text = str(error.args[0] if error.args else error)  # str() of a KeyError adds quotes
-    unknown = re.search(r'(\S+) is not in the (\S+?)::(\S+) registry', text)
+    unknown = re.search(r'(\S+) is not in the (\S+?)::([\w ]+?) registry', text)
     if unknown:
         name, scope, registry = unknown.groups()
         known = _registered(registry, scope)
@@ -175,6 +160,42 @@ def explain_build_error(error: Exception) -> str | None:
     if lacking:
         return f'config: {lacking[1]} needs {lacking[2]}; add it'
     return None
+
+
+def _check_values(cfg: Config) -> None:
+    """Stop at numbers that a framework would refuse late, or with an error about something else."""
+    whole = [f'train_cfg.{key}' for key in ('max_epochs', 'max_iters', 'val_interval')]
+    whole += [f'{loader}_dataloader.batch_size' for loader in ('train', 'val', 'test')]
+    whole += [f'{key}.num_classes' for key, _ in _dicts(cfg.model, 'model') if key.endswith('head')]
+    for key in whole:
+        value = _at(cfg, key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f'config: {key}={value!r} must be a whole number above 0; mend that key')
+    for key in (f'{loader}_dataloader.num_workers' for loader in ('train', 'val', 'test')):
+        value = _at(cfg, key)
+        if value is not None and (type(value) is not int or value < 0):
+            raise UserError(f'config: {key}={value!r} must be a whole number, or 0 for none; mend that key')
+    rate = _at(cfg, 'optim_wrapper.optimizer.lr')
+    if rate is not None and (isinstance(rate, bool | str) or not 0 <= rate < float('inf')):
+        raise UserError(f'config: optim_wrapper.optimizer.lr={rate!r} must be a number, not below 0; mend that key')
+    level = cfg.get('log_level')
+    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
+        raise UserError(f'config: log_level={level!r} is unknown{nearest(level, logging.getLevelNamesMapping())}')
+
+
+def _at(cfg: Any, key: str) -> Any:
+    """The value of a dotted key, or ``None`` where there is none."""
+    for part in key.split('.'):
+        cfg = cfg.get(part) if isinstance(cfg, dict | Config) else None
+    return cfg
+
+
+def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """The dicts in a dict that stand at keys, not those of lists, each with its dotted path."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from _dicts(value, f'{path}.{key}')
 
 
 def _check_amp(cfg: Config, mode: str) -> None:
@@ -273,9 +294,10 @@ def _check_heads(model: nn.Module, maps: Any) -> None:
 
 
 def _registered(registry: str, scope: str) -> list[str]:
+    """The classes of one of mmengine's registries, those of a framework with them."""
     names: list[str] = []
     with contextlib.suppress(Exception):
-        if registry == 'model':
-            with MODELS.switch_scope_and_registry(scope) as scoped:
-                names = [*scoped._module_dict, *MODELS._module_dict]
+        root = next(r for r in vars(mmengine.registry).values() if isinstance(r, Registry) and r.name == registry)
+        with root.switch_scope_and_registry(scope) as scoped:
+            names = [*scoped._module_dict, *root._module_dict]
     return names

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from .data.mini import COMMANDS
 from .data.mini_sets import mini_set
 from .errors import UserError
 from .jobs import Processes, duration, threads_each, work_through
+from .paths import check_folder
 from .rehearse import check_scale
 
 __all__ = [
@@ -157,7 +159,10 @@ def rehearse_all(
     """
     if jobs < 1:
         raise UserError(f'--jobs {jobs} is not positive; give the number of configs to rehearse at a time')
+    if not 0 < limit < math.inf:
+        raise UserError(f'--limit {limit / 60:g} is not positive; give the minutes that one may take')
     check_scale(scale)
+    check_folder(out, '--out')
     read = {path: _read(path) for path in tqdm(configs, desc='reading configs', unit='config', leave=False)}
     code, data = _code_digest(train), 'real' if real else 'stand-in'
     wanted = {
@@ -198,7 +203,7 @@ def rehearse_all(
 def read_results(path: Path) -> list[Rehearsal]:
     """The results in a file, the oldest first; a line that was cut short, as by a kill, is passed over."""
     results, known = [], {field.name for field in fields(Rehearsal)}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
         try:
             content = json.loads(line)
         except json.JSONDecodeError:

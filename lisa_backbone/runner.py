@@ -32,6 +32,7 @@ from .collect import METRICS_FILE, discard_record, write_json, write_record
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained
 from .errors import UserError
+from .paths import check_folder
 from .predictions import keep_predictions
 from .preflight import Preflight, preflight
 from .provenance import (
@@ -178,6 +179,9 @@ def run_training(options: RunOptions) -> dict[str, Any]:
     _check_launcher(options.launcher)
     cfg, source = prepare(options), source_of(options)
     require_training(cfg)
+    if options.show_dir:  # it is told here what the test in the end could not do
+        _require_test(cfg)
+        _show(copy.deepcopy(cfg), options.show_dir)
     load_from = None if cfg.get('resume') else cfg.get('load_from')
     resumed = _resolve_resume(cfg, options)
     data = None
@@ -244,8 +248,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
     """
     _check_launcher(options.launcher)
     cfg, source = prepare(options), source_of(options)
-    if cfg.get('test_dataloader') is None:
-        raise UserError(f'config {options.config} has no test_dataloader; add one, with test_cfg and test_evaluator')
+    _require_test(cfg)
     if options.tta:
         _check_tta(cfg)
     if checkpoint == '':
@@ -305,8 +308,8 @@ def prepare(options: RunOptions) -> Config:
     compat.apply()
     keep_freed_memory()
     cfg = load_config(options.config, options.cfg_options)
-    if cfg.get('model') is None:
-        raise UserError(f'config {options.config} has no model; give a whole config, not one of its bases')
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'config {options.config} has no model, a dict; give a whole config, not one of its bases')
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(options.config).stem)
     if options.seed is not None:
@@ -336,8 +339,13 @@ def require_training(cfg: Config) -> None:
         UserError: A key that training needs is missing.
     """
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if cfg.get(key) is None:
-            raise UserError(f'config {cfg.filename} has no {key}, so there is nothing to train; add it')
+        if not isinstance(cfg.get(key), dict):
+            raise UserError(f'config {cfg.filename} has no {key}, a dict, so there is nothing to train; add it')
+
+
+def _require_test(cfg: Config) -> None:
+    if cfg.get('test_dataloader') is None:
+        raise UserError(f'config {cfg.filename} has no test_dataloader; add one, with test_cfg and test_evaluator')
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -586,6 +594,7 @@ def _compare_batch(runner: Runner) -> None:
 
 def _show(cfg: Config, show_dir: str) -> None:
     """Have every sample of the test drawn into a folder: by mmdet's hook for detections, else by our own."""
+    check_folder(show_dir, '--show-dir')
     show_dir = os.path.abspath(show_dir)
     if cfg.get('default_scope') != 'mmdet':
         from . import pictures  # noqa: F401  registers it

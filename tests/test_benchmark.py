@@ -613,6 +613,7 @@ def test_rows_of_another_machine_are_not_mixed(tmp_path, monkeypatch):
         (dict(shapes=((4, 0),)), 'shape 4x0 is not positive'),
         (dict(shapes=((-1, 4, 4),)), 'shape -1x4x4 is not positive'),
         (dict(batches=(0,)), '--batch 0'),
+        (dict(candidates=(Candidate('NoMixing', dim=0),)), '--dim 0 and --heads 2 must be positive'),
         (dict(rounds=0), '--rounds 0 is not positive'),
         (dict(limit=-1.0), '--limit -1.0 is not positive'),
         (dict(device='cpu:1'), '--device cpu:1 is unknown'),
@@ -753,6 +754,7 @@ def test_whole_model_and_frames_of_a_video():
         ('LiSA:arc=pico', False, 'arc'),
         ('nowhere.py', False, 'config nowhere.py does not exist'),
         ('LiSA', True, "--whole takes config files, and 'LiSA' is a class"),
+        ('LiSA:drop_path_rate=x', False, r"candidate 'LiSA:drop_path_rate=x' cannot be built \(.*\); mend its options"),
         ('timm.resnet1', False, "no model 'resnet1'; did you mean 'resnet18'"),
     ],
 )

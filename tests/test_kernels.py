@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from lisa_backbone.kernels import (  # noqa: E402
 )
 from lisa_backbone.kernels import table as make_table  # noqa: E402
 from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.rows import append_rows  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 N = 6
@@ -152,3 +155,23 @@ def test_a_run_is_measured_on_the_images_of_its_test(tmp_path, folder):
     assert {(row['model'], row['seed'], row['images']) for row in rows} == {(record['model'], record['seed'], 2)}
     assert sorted({(row['stage'], row['tokens']) for row in rows}) == [(1, 256), (2, 64), (3, 16), (4, 4)]
     assert all(0 <= float(row['value']) <= 1 for row in rows)
+
+
+def test_runs_that_are_measured_already_are_passed_over(tmp_path):
+    record = json.loads((REPO / 'results' / 'operators.jsonl').read_text().splitlines()[0])
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'record.json').write_text(json.dumps(record))
+    known = {key: record[key] for key in ('task', 'model', 'seed')}
+    row = known | {'stage': 1, 'tokens': 256, 'measure': MEASURES[0], 'value': '0.5'}
+    append_rows(tmp_path / 'kernels.csv', [row])
+
+    def measure(*runs):
+        tool = [sys.executable, str(REPO / 'tools' / 'measure_kernels.py')]
+        return subprocess.run([*tool, *runs, '--out', 'kernels.csv'], cwd=tmp_path, capture_output=True, text=True)
+
+    done = measure('work')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('passed over: work, which kernels.csv holds already\n| task | model |')
+    done = measure('work', 'absent')
+    assert done.returncode == 2
+    assert done.stderr == 'error: absent has no record.json; train and test there first\n'

@@ -28,6 +28,8 @@ compat.apply()
 pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
+
 from lisa_backbone import runner as runner_module  # noqa: E402
 from lisa_backbone.arguments import add_run_arguments  # noqa: E402
 from lisa_backbone.checkpoints import check_resumable  # noqa: E402
@@ -35,7 +37,7 @@ from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.preflight import build_model, explain_build_error  # noqa: E402
 from lisa_backbone.provenance import file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
@@ -525,6 +527,19 @@ INSIDE = {
         {'model.backbone.out_indices': [1, 2, 3]},
         r'model\.neck takes feature maps of .* and model\.backbone gives \[64, 128, 192\]',
     ),
+    'model': ({}, {'model': 3}, r'mine\.py has no model, a dict'),
+    'epochs': ({}, {'train_cfg.max_epochs': 'abc'}, r"train_cfg\.max_epochs='abc' must be a whole number above 0"),
+    'interval': ({}, {'train_cfg.val_interval': 0}, r'train_cfg\.val_interval=0 must be a whole number above 0'),
+    'batch size': ({}, {'train_dataloader.batch_size': 0}, r'train_dataloader\.batch_size=0 must be a whole number'),
+    'workers': ({}, {'val_dataloader.num_workers': -1}, r'val_dataloader\.num_workers=-1 must be a whole number'),
+    'learning rate': ({}, {'optim_wrapper.optimizer.lr': -1}, r'optimizer\.lr=-1 must be a number, not below 0'),
+    'log level': ({}, {'log_level': 'INFOO'}, "log_level='INFOO' is unknown; did you mean 'INFO'"),
+    'number of classes': (
+        {},
+        {'model.roi_head.bbox_head.num_classes': 0},
+        r'model\.roi_head\.bbox_head\.num_classes=0 must be a whole number above 0',
+    ),
+    'pictures in a file': ({'show_dir': 'mine.py'}, {}, r'--show-dir mine\.py cannot be made: .*mine\.py is a file'),
     'nothing to train': ({}, {'train_cfg': None}, 'has no train_cfg, so there is nothing to train'),
     'work dir': ({'work_dir': 'mine.py/work'}, {}, r'work dir mine\.py/work cannot be made: .*mine\.py is a file'),
     'amp without a GPU': ({'amp': True}, {}, 'mixed precision, which mmengine offers on a GPU only'),
@@ -608,6 +623,15 @@ def test_bad_input_is_refused_before_anything_is_created(name, spoilt, monkeypat
         run_training(RunOptions(cfg_options={'data_root': 'data', **options}, **fields))
     assert not (spoilt / work_dir_of(name)).exists()
     assert not (spoilt / PLANTED).exists()
+
+
+def test_classes_of_any_registry_are_proposed():
+    for registry, name, known in ((OPTIMIZERS, 'AdamWW', 'AdamW'), (OPTIM_WRAPPERS, 'OptimWraper', 'OptimWrapper')):
+        with pytest.raises(KeyError) as caught:
+            registry.build({'type': name})
+        said = explain_build_error(caught.value)
+        assert f"type='{name}' is not among the {registry.name}s of mmengine" in said
+        assert said.endswith(f"did you mean '{known}'?")
 
 
 def test_testing_without_a_checkpoint(spoilt, monkeypatch):

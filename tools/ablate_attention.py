@@ -12,6 +12,7 @@ import torch
 
 from lisa_backbone import ablation
 from lisa_backbone.errors import UserError, exit_with_sentence
+from lisa_backbone.paths import check_file
 from lisa_backbone.rows import read_rows
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     trial = ablation.Trial(steps=args.steps)
     if args.action == 'run':
+        check_file(args.out, '--out')
         ablation.run(args.out, args.seeds, args.variants, trial)
     times = None
     if args.time_rounds:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lisa_backbone.data import decoding
 from lisa_backbone.errors import UserError, exit_with_sentence
+from lisa_backbone.paths import check_file
 from lisa_backbone.rows import read_rows
 
 REPO = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.clips < 1 or args.rounds < 1:
         raise UserError('--clips and --rounds must be positive')
+    check_file(args.out, '--out')
     read_rows(args.out, decoding.FIELDS)  # refuses, before anything is measured, a file that it must not replace
     rows, absent = decoding.measure(args.folder, args.clips, args.rounds)
     decoding.write(rows, args.out)

@@ -163,9 +163,11 @@ def report(args: argparse.Namespace) -> int:
     """Write the report."""
     from lisa_backbone.leaderboard.costs import read_benchmarks
     from lisa_backbone.leaderboard.report import report as write
+    from lisa_backbone.paths import check_folder
     from lisa_backbone.records import read_records
 
     _require(args.results or ())
+    check_folder(args.out, '--out')
     records = read_records(args.results or REPO / 'results')
     for path in write(records, args.out, read_benchmarks(args.benchmarks, REPO / 'results')):
         print(path)

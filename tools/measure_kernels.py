@@ -12,8 +12,9 @@ from pathlib import Path
 
 from lisa_backbone.errors import UserError, exit_with_sentence
 from lisa_backbone.figures import check_figure
-from lisa_backbone.kernels import COLUMNS, draw, measure_run, table
-from lisa_backbone.rows import append_rows, read_rows, refuse_known
+from lisa_backbone.kernels import COLUMNS, draw, measure_run, record_in, table
+from lisa_backbone.paths import check_file
+from lisa_backbone.rows import append_rows, read_rows
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -31,10 +32,13 @@ def main() -> None:
         raise UserError(f'--images {args.images} must be positive')
     if args.figure:
         check_figure(args.figure, '--figure')
-    for run in args.runs:
-        rows = measure_run(run, args.images, args.data_root)
-        refuse_known(args.out, {key: rows[0][key] for key in ('task', 'model', 'seed')})
-        append_rows(args.out, rows)
+    check_file(args.out, '--out')
+    for run, record in [(run, record_in(run)) for run in args.runs]:
+        named = {key: str(record[key]) for key in ('task', 'model', 'seed')}
+        if any(named.items() <= row.items() for row in read_rows(args.out, COLUMNS)):
+            print(f'passed over: {run}, which {args.out} holds already')
+            continue
+        append_rows(args.out, measure_run(run, args.images, args.data_root))
     rows = read_rows(args.out, COLUMNS)
     if not rows:
         raise UserError(f'{args.out} holds nothing yet; name work directories of runs')

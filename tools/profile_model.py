@@ -19,6 +19,7 @@ from lisa_backbone.benchmarking.candidates import Candidate
 from lisa_backbone.benchmarking.passes import MODES
 from lisa_backbone.benchmarking.settings import Settings
 from lisa_backbone.errors import UserError, exit_with_sentence
+from lisa_backbone.paths import check_file
 from lisa_backbone.rows import append_rows, refuse_known
 
 REPO = Path(__file__).resolve().parent.parent
@@ -50,6 +51,7 @@ def main() -> None:
         threads=args.threads,
     )
     settings.check()
+    check_file(args.out, '--out')
     for candidate in candidates:
         refuse_known(args.out, name_of(candidate, settings))
     for candidate in candidates:

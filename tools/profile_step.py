@@ -29,10 +29,12 @@ def main() -> None:
 
     compat.apply()  # before any framework is imported
     from lisa_backbone.config import parse_options
+    from lisa_backbone.paths import check_file
     from lisa_backbone.rows import append_rows, refuse_known
     from lisa_backbone.runner import RunOptions
     from lisa_backbone.step_profile import name_of, profile_step, table
 
+    check_file(args.out, '--out')
     given = parse_options(args.cfg_options)
     runs = [RunOptions(config, cfg_options=given, amp=args.amp) for config in args.configs]
     for options in runs:

@@ -82,6 +82,13 @@ class Candidate:
         Raises:
             UserError: It cannot be built.
         """
+        try:
+            return self._build(shape)
+        except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:  # of a framework or of torch
+            said = (str(error).splitlines() or [''])[0] or type(error).__name__
+            raise UserError(f'candidate {self.spec!r} cannot be built ({said}); mend its options') from error
+
+    def _build(self, shape: Sequence[int]) -> nn.Module:
         options = parse_pairs(self.spec)
         if self.name == FLOOR:
             if options:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..paths import check_folder
 from .candidates import Candidate, check_candidates
 from .passes import DTYPES, MODES, check_device
 
@@ -89,6 +90,9 @@ class Settings:
         for shape in self.shapes:
             if min(shape) < 1:
                 raise UserError(f'shape {sizes(shape)} is not positive; give sizes of at least 1')
+        for candidate in self.candidates:
+            if candidate.dim < 1 or candidate.heads < 1:
+                raise UserError(f'--dim {candidate.dim} and --heads {candidate.heads} must be positive')
         for name in ('threads', 'views', 'rounds', 'seconds', 'limit'):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f'--{name} {getattr(self, name)} is not positive; give more')
@@ -96,6 +100,7 @@ class Settings:
             raise UserError(f'--batch {min(self.batches)} and --warmup {self.warmup} must not be negative, nor batch 0')
         if self.dtype not in DTYPES or not set(self.modes) <= set(MODES):
             raise UserError(f'--dtype takes {", ".join(DTYPES)}, and --mode {", ".join(MODES)}')
+        check_folder(self.out, '--out')
         check_device(self.device, self.dtype, self.graph)
         for candidate in self.candidates:
             candidate.build(self.shapes[0])

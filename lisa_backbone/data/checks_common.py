@@ -49,9 +49,12 @@ class Findings:
 
 
 def remedy(root: Path, otherwise: str) -> str:
-    """What to do about a fault: a mini set is simply made anew, elsewhere it is what is given."""
+    """What to do about a fault: a mini set is made anew, or what else may be wrong is corrected, as elsewhere."""
     command = remake_command(root)
-    return f'make the set anew with `{command}`' if command and '--overwrite' in command else otherwise
+    if not command or '--overwrite' not in command:
+        return otherwise
+    _, correct, what = otherwise.partition('correct ')
+    return f'make the set anew with `{command}`' + (f', or {correct}{what}' if what else '')
 
 
 def spread(items: list, decode: str) -> list:

@@ -97,7 +97,9 @@ def _names(findings: Findings, img_dir: Path, ann_file: Path | None, suffix: str
     else:
         names, source = sorted(_listed(img_dir, suffix)), f'{img_dir} holds'
     if not names:
-        raise UserError(f'{source} no image with the suffix {suffix}; {findings.remedy("mend the path or img_suffix")}')
+        raise UserError(
+            f'{source} no image with the suffix {suffix}; {findings.remedy("correct the path or img_suffix")}'
+        )
     return names
 
 

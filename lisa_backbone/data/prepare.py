@@ -423,7 +423,7 @@ def _read_cache(path: Path, check: str) -> dict[tuple[str, int, int], str]:
 
 
 def _cached(path: Path) -> Iterator[tuple[str, int, int, str, str]]:
-    for line in path.read_text(encoding='utf-8').splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else ():
         try:
             name, size, mtime, how, fault = json.loads(line)
         except ValueError:  # the line at which a run was stopped

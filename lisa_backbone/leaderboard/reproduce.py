@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import statistics
@@ -323,6 +324,10 @@ def reproduce(
     Raises:
         UserError: The row is unknown or cannot be made as it was, or a command failed.
     """
+    if seed < 0 or (gpus is not None and gpus < 1):
+        raise UserError(f'--seed {seed} must not be negative, and --gpus {gpus} be positive, where it is given')
+    if any(not 0 < seconds < math.inf for seconds in iterations or ()):
+        raise UserError('--iteration-seconds must be positive, for each training')
     root = Path()
     with quiet():  # frameworks warn of each other's scopes
         found, row = find(task, model, root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import statistics
@@ -30,6 +31,7 @@ from ..collect import METRICS_FILE, RECORD_FILE, attention_of
 from ..config import load_config, parse_options
 from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
+from ..paths import check_file, check_folder
 from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
 from ..runner import file_in
@@ -298,10 +300,14 @@ def run_sweep(
     Raises:
         UserError: An argument cannot be used, the results are of other settings, or another sweep is at work.
     """
-    if settings.schedule <= 0:
+    if not 0 < settings.schedule < math.inf:
         raise UserError(f'--schedule {settings.schedule} must be above 0, a share of the usual epochs or iterations')
     if settings.schedule != 1 and not all(task.mini for task in tasks):
         raise UserError(f'--schedule {settings.schedule} is for mini tasks; leave it out, or change the config')
+    if min(seeds) < 0:
+        raise UserError(f'--seeds {min(seeds)} must not be negative')
+    check_file(settings.results, '--results')
+    check_folder(settings.work, '--work-dir')
     pairs = [(task, model) for task in tasks for model in models if model.takes(task)]
     for task, model in ((task, model) for task in tasks for model in models):
         if not model.takes(task):
