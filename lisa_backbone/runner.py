@@ -49,12 +49,12 @@ from .provenance import (
     weights_digest,
 )
 from .run_errors import explained
+from .work_dir import checkpoint_to_test, file_in, latest_checkpoint
 
 __all__ = [
     'MetricsHook',
     'RunOptions',
     'build_runner',
-    'file_in',
     'plain_metrics',
     'prepare',
     'record',
@@ -253,7 +253,7 @@ def run_test(options: RunOptions, checkpoint: str | None = None) -> dict[str, An
         _check_tta(cfg)
     if checkpoint == '':
         raise UserError('the name of the checkpoint is empty; give a file, or none for that of the work directory')
-    checkpoint = checkpoint or _checkpoint_of(cfg.work_dir)
+    checkpoint = checkpoint or checkpoint_to_test(cfg.work_dir)
     cfg.load_from, cfg.resume = checkpoint, False
     if options.show_dir:
         _show(cfg, options.show_dir)
@@ -506,7 +506,7 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
         return str(cfg.load_from) if cfg.get('resume') else None
     path = wanted
     if wanted == 'auto':
-        path = _latest_checkpoint(cfg.work_dir)
+        path = latest_checkpoint(cfg.work_dir)
         if path is None:
             if is_main(options.launcher):
                 print(f'nothing to resume in {cfg.work_dir}: starting from the beginning', flush=True)
@@ -516,63 +516,9 @@ def _resolve_resume(cfg: Config, options: RunOptions) -> str | None:
     return path
 
 
-def file_in(work_dir: str | Path, path: str) -> str | None:
-    """A file by its name in a work directory, which may have been moved or copied, or by the path noted at its saving.
-
-    Args:
-        work_dir: The work directory.
-        path: What was noted.
-
-    Returns:
-        The path of the file, or ``None`` if it is in neither place.
-    """
-    return next((str(place) for place in _places(work_dir, path) if place.is_file()), None)
-
-
-def _places(work_dir: str | Path, path: str) -> tuple[Path, Path]:
-    return Path(work_dir, Path(path).name), Path(path)
-
-
-def _latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that ``last_checkpoint`` names, in this work directory first: it may be moved or copied.
-
-    mmengine writes both files in place, the checkpoint again where it is the best, so that an interrupt can leave
-    either cut off: then it is the newest whole checkpoint.
-    """
-    named = find_latest_checkpoint(work_dir)
-    if named is None:
-        return None
-    folder = Path(work_dir)
-    saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    saved.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    refused = None
-    for path in dict.fromkeys([*_places(folder, named), *saved]):
-        if not path.is_file():
-            continue
-        try:
-            compat.load_checkpoint(path)
-        except UserError as error:
-            refused = refused or error
-            continue
-        if refused:
-            print(f'{refused}; taking {path}', flush=True)
-        return str(path)
-    if refused:
-        raise refused
-    raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
-
-
 def _checkpoints(*paths: str | None) -> list[dict[str, str]]:
     """The best and the last checkpoint of a training, each with its SHA-256."""
     return [file_digest(path) for path in dict.fromkeys(paths) if path and Path(path).is_file()]
-
-
-def _checkpoint_of(work_dir: str) -> str:
-    best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-    latest = str(best[-1]) if best else _latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
-    if latest is None:
-        raise UserError(f'there is no checkpoint in {work_dir}; train first, or name a checkpoint after the config')
-    return latest
 
 
 def _announce(found: Preflight) -> None:

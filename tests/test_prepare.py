@@ -316,6 +316,9 @@ def test_a_split_of_coco_that_cannot_be_used_is_a_line(tmp_path):
     assert train.startswith('train: cannot be used: ')
     assert '1 of 1 images are missing' in train
     assert val == 'val: 1 of 5,000 images, 1 of 36,781 objects, 1 of 80 categories; 1 images decoded'
+    command = [sys.executable, str(REPO / 'tools' / 'prepare_data.py'), 'coco', '--root', str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.splitlines()) == (1, [train, val])
     (tmp_path / 'val2017' / 'a.jpg').unlink()
     with pytest.raises(UserError, match=r'^train: .*1 of 1 images are missing'):
         check_coco(tmp_path)

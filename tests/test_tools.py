@@ -44,7 +44,6 @@ from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
     RunOptions,
     _flags,
-    _latest_checkpoint,
     file_in,
     prepare,
     record,
@@ -53,6 +52,7 @@ from lisa_backbone.runner import (  # noqa: E402
     source_of,
 )
 from lisa_backbone.step_profile import PARTS  # noqa: E402
+from lisa_backbone.work_dir import latest_checkpoint  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / 'configs' / 'det' / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
@@ -217,7 +217,7 @@ def test_stopped_run_is_resumed(trained, bench):
     assert 'Traceback' not in text
     assert 'stopped; what was saved so far is kept' in text
     assert 'resumed epoch: 1, iter: 2' in text
-    kept = _latest_checkpoint(str(work_dir))  # last_checkpoint itself may have been cut short
+    kept = latest_checkpoint(str(work_dir))  # last_checkpoint itself may have been cut short
     cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
     assert check_resumable(build_model(cfg.model), kept).share == 1
     assert compat.load_checkpoint(kept)['meta']['iter'] >= 6  # two steps an epoch: the count went on
@@ -390,16 +390,16 @@ def test_what_was_cut_off_falls_back_to_the_newest_whole_checkpoint(trained, tmp
     (work_dir / 'last_checkpoint').write_text('')
     whole = (work_dir / 'epoch_1.pth').read_bytes()
     (work_dir / 'epoch_2.pth').write_bytes(whole[: len(whole) // 2])  # interrupted while it was written
-    assert _latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    assert latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))  # it was written again, as the best
-    assert _latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    assert latest_checkpoint(str(work_dir)) == str(work_dir / 'epoch_1.pth')
     assert 'epoch_2.pth is damaged' in capsys.readouterr().out
     (work_dir / 'epoch_1.pth').unlink()
     with pytest.raises(UserError, match=r'epoch_2\.pth is damaged'):
-        _latest_checkpoint(str(work_dir))
+        latest_checkpoint(str(work_dir))
     (work_dir / 'epoch_2.pth').unlink()
     with pytest.raises(UserError, match=r'last_checkpoint names .* gone; give a file with --resume FILE'):
-        _latest_checkpoint(str(work_dir))
+        latest_checkpoint(str(work_dir))
 
 
 def test_nothing_to_resume_starts_anew_and_distributed_needs_every_parameter(bench):

@@ -52,13 +52,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Check or prepare the set, and print a line on each split."""
+def main() -> int:
+    """Check or prepare the set, and print a line on each split; the status is 1 where one is there and is faulty."""
     options = vars(parse_args())
     function, root = options.pop('function'), options.pop('root')
     del options['set']
-    for report in function(root, **options):
-        print(report)
+    reports = [str(report) for report in function(root, **options)]
+    print(*reports, sep='\n')
+    return int(any(prepare_images.UNUSABLE in report for report in reports))
 
 
 if __name__ == '__main__':

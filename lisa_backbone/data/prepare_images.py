@@ -9,7 +9,9 @@ from pathlib import Path
 from ..errors import UserError
 from .checks import check_detection_data
 
-__all__ = ['check_ade20k', 'check_coco', 'check_imagenet']
+__all__ = ['UNUSABLE', 'check_ade20k', 'check_coco', 'check_imagenet']
+
+UNUSABLE = 'cannot be used: '  # in the line of a split that is there and faulty
 
 _COCO = {'train': (118287, 860001), 'val': (5000, 36781)}
 _COCO_CATEGORIES = 80
@@ -144,7 +146,7 @@ def _each(splits: Iterable[str], describe: Callable[[str], str], nothing: str, s
         except _MissingError as error:
             line = str(error)
         except UserError as error:
-            line = f'cannot be used: {error}'
+            line = f'{UNUSABLE}{error}'
             faults.append(f'{split}: {error}')
         lines.append(f'{split}: {line}')
     if faults and not usable:

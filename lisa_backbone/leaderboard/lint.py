@@ -60,6 +60,7 @@ TABLES = {  # page to the sources of the tables between marks on it, in order
         _BENCHMARK.format('inference', 'sweep-dim64-heads2').replace('cpu2', 'cpu1'),
         _BENCHMARK.format('inference', '800x1280'),
         _BENCHMARK.format('training', '800x1280'),
+        _BENCHMARK.format('inference', '800x1280-compiled'),
         _BENCHMARK.format('inference', 'sweep'),
         _BENCHMARK.format('inference', '800x1088'),
         'results/pass-inference-lisa-t-800x1280.csv',

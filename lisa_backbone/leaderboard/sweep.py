@@ -34,8 +34,8 @@ from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..paths import check_file, check_folder
 from ..provenance import LOCAL_OPTIONS, config_of
 from ..records import add_records, read_records
-from ..runner import file_in
 from ..tasks import MINI_TASKS, REAL_TASKS, Task, check_real_data, make_data
+from ..work_dir import file_in
 from .recipes import batch_options, public_weights
 
 __all__ = [
