@@ -291,14 +291,31 @@ def _interrupt(process: subprocess.Popen) -> None:
 
 
 def _end(process: subprocess.Popen, grace: float) -> None:
-    """Wait for a process that was interrupted, then kill what is left of its session."""
+    """Wait for a process that was interrupted, then kill what is left of its session and of those that it started."""
     try:
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace)
     finally:
+        left = [] if process.returncode is not None else _descendants(process.pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        for pid in left:  # torchrun's ranks have sessions of their own
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below one that runs, where the system tells them in /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has ended meanwhile
+            parent = int(stat.read_text(errors='replace').rpartition(')')[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found[1:]
 
 
 def sentence_of(status: int, log: Path, begin: int) -> str:

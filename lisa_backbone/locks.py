@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ['locked']
@@ -21,7 +21,8 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.with_name(f'.{path.name}.lock')
     while True:
         with lock.open('w') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file.fileno(), lock):  # whoever had it before removed it: another one may lock a new file
                 continue
             try:

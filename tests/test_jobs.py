@@ -73,6 +73,18 @@ def test_process_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
     assert run(code, tmp_path / 'log.txt', limit=1).status == -9
 
 
+def test_children_with_sessions_of_their_own_are_killed_too(tmp_path, monkeypatch):
+    """As torchrun's ranks are, which would keep their GPUs."""
+    monkeypatch.setattr(jobs, 'GRACE', 0.2)
+    log = tmp_path / 'log.txt'
+    code = (
+        'import signal, subprocess, time; signal.signal(signal.SIGINT, signal.SIG_IGN);'
+        'print(subprocess.Popen(["sleep", "60"], start_new_session=True).pid, flush=True); time.sleep(60)'
+    )
+    assert run(code, log, limit=1).status == -9
+    assert ended(int(log.read_text().split()[0]))
+
+
 def test_nothing_is_started_beside_what_was_left_behind(tmp_path, monkeypatch):
     """A process outlives the one that started it, where that is killed: its log stays locked until it ends."""
     monkeypatch.setattr(jobs, '_HANDOVER', 0.2)

@@ -87,3 +87,15 @@ for number in range(40):
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     rows = [(row['who'], int(row['number'])) for row in read_rows(path)]
     assert sorted(rows) == [(who, number) for who in 'ab' for number in range(40)]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """As a cluster's may be: rows are added all the same."""
+
+    def flock(file, operation):
+        raise OSError(38, 'Function not implemented')
+
+    monkeypatch.setattr('fcntl.flock', flock)
+    append_rows(tmp_path / 'a.csv', [{'a': 1}])
+    assert read_rows(tmp_path / 'a.csv') == [{'a': '1'}]
+    assert [path.name for path in tmp_path.iterdir()] == ['a.csv']

@@ -171,7 +171,7 @@ def _lint(root: Path, mend: bool, show: bool) -> list[Problem]:
         except Exception as error:  # whatever it is, the config cannot be used
             problems.append(Problem(name, f'cannot be built: {error}'))
     problems += _lint_costs(root, costs, mend)
-    broken = _lint_records(root)
+    broken = _lint_records(root, show)
     problems += broken
     if any(problem.where == 'results' for problem in broken):
         return problems  # no table can be made of them
@@ -201,14 +201,15 @@ def _lint_costs(root: Path, costs: dict[str, Cost], mend: bool) -> list[Problem]
     return sorted(problems, key=str)
 
 
-def _lint_records(root: Path) -> list[Problem]:
+def _lint_records(root: Path, show: bool) -> list[Problem]:
     try:
         records = read_records(root / 'results')
     except UserError as error:
         return [Problem('results', str(error))]
     known: dict[tuple[str, tuple[str, ...]], tuple[Cost, str | None]] = {}
+    digests: dict[tuple[str, tuple[str, ...]], str] = {}
     problems = []
-    for record in records:
+    for record in tqdm(records, desc='records', unit='record', disable=not show):
         if record['config'] is None:
             continue
         where = f'record of {record["task"]}, {record["model"]}, seed {record["seed"]}'
@@ -218,13 +219,15 @@ def _lint_records(root: Path) -> list[Problem]:
             continue
         try:
             options = parse_options(list(overrides))
+            key = record['config']['file'], overrides
             if is_this_stack(record['versions']):
-                said, digest = record['config']['digest'], config_digest(load_config(config), options)
+                if key not in digests:
+                    digests[key] = config_digest(load_config(config), options)
+                said, digest = record['config']['digest'], digests[key]
                 if said != digest:
                     what = f'its config has changed since: digest {said[:8]}, now {digest[:8]}'
                     problems.append(Problem(where, what))
                     continue
-            key = record['config']['file'], overrides
             if key not in known:
                 known[key] = cost_of(config, options), _attention(config, options)
             cost, attention = known[key]
