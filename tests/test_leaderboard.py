@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +34,7 @@ from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     _alone,
     _digest,
     _progress,
+    _state,
     attention_options,
     list_models,
     run_sweep,
@@ -686,23 +688,46 @@ def test_configs_belong_to_tasks():
 def test_time_left():
     runs = [Run(task, LISA, seed) for task in (ONE, TWO) for seed in (0, 1)]
     took = {'mini One': [10.0, 30.0], 'mini Two': [40.0]}
-    assert time_left(dict.fromkeys(runs, 0.0), {}, 1) is None
-    assert time_left(dict.fromkeys(runs, 0.0), took, 1) == 2 * 20 + 2 * 40
-    assert time_left(dict.fromkeys(runs, 0.0), took, 2) == 60
-    assert time_left({runs[0]: 5.0, runs[2]: 100.0}, took, 1) == 15  # the second takes longer than was to be expected
-    assert time_left({runs[2]: 0.0}, took, 4) == 40  # one run is not split
-    assert time_left({runs[2]: 0.0}, {'mini One': [10.0]}, 1) == 10
-    assert time_left({}, took, 2) == 0
+    assert time_left(dict.fromkeys(runs, 0.0), {}, {}, 1) is None
+    assert time_left(dict.fromkeys(runs, 0.0), {}, took, 1) == 2 * 20 + 2 * 40
+    assert time_left(dict.fromkeys(runs, 0.0), {}, took, 2) == 60
+    late = {runs[0]: 5.0, runs[2]: 100.0}  # the second takes longer than was to be expected
+    assert time_left(late, {}, took, 1) == 15
+    assert time_left(late, {runs[0]: 3.0, runs[2]: 50.0}, took, 1) == 65
+    assert time_left({runs[2]: 0.0}, {}, took, 4) == 40  # one run is not split
+    assert time_left({runs[2]: 0.0}, {}, {'mini One': [10.0]}, 1) == 10
+    assert time_left({}, {}, took, 2) == 0
 
 
 def test_progress_is_read_from_the_log(tmp_path):
     log = tmp_path / 'log.txt'
-    assert _progress(log) == 'starting'
+    assert _progress(log) == ('starting', 0)
     log.write_text('loading\n')
-    assert _progress(log) == 'at work'
+    assert _progress(log) == ('at work', 0)
     line = '11/21 08:00:00 - mmengine - INFO - {}  lr: 1e-03  eta: {}  time: 0.9  loss: 1.2\n'
     log.write_text(line.format('Epoch(train)  [1][10/50]', '0:09:00') + line.format('Iter(train) [ 20/400]', '0:04:10'))
-    assert _progress(log) == 'Iter(train) [ 20/400], eta 0:04:10'
+    assert _progress(log) == ('Iter(train) [ 20/400], eta 0:04:10', 250)
+    log.write_text(line.format('Epoch(train) [1][ 10/7330]', '2 days, 1:00:01'))
+    assert _progress(log) == ('Epoch(train) [1][ 10/7330], eta 2 days, 1:00:01', 49 * 3600 + 1)
+
+
+def test_a_start_that_is_still_to_be_trained_counts(tmp_path):
+    """Two runs start from one of another task: it is at work, and theirs is all still to come."""
+    first, *runs = (Run(task, LISA, 0) for task in (ONE, TWO, replace(TWO, name='mini Three')))
+    took = {'mini One': [100.0], 'mini Two': [40.0]}
+    sweep = SimpleNamespace(
+        first=lambda run: None if run == first else first,
+        work_dir=lambda run: tmp_path / run.task.key,
+        log=lambda run: tmp_path / run.task.key / 'log.txt',
+        started={runs[0]: time.perf_counter() - 30},
+        settings=SimpleNamespace(jobs=1),
+    )
+    assert _state(dict.fromkeys(runs), sweep, took) == f'about 3 minutes left; {first}: starting'
+    (tmp_path / ONE.key).mkdir()
+    (tmp_path / ONE.key / 'log.txt').write_text('Epoch(train) [1][10/50]  lr: 1e-03  eta: 0:10:00  time: 1\n')
+    assert _state(dict.fromkeys(runs), sweep, took).startswith('about 12 minutes left')
+    (tmp_path / ONE.key / 'metrics.json').write_text('{"train": {}}')
+    assert _state(dict.fromkeys(runs), sweep, took) == f'about 80 seconds left; {runs[0]}: starting'
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

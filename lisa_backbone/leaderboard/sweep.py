@@ -348,23 +348,26 @@ def run_sweep(
         return _run_all(runs, sweep, _seconds(records))
 
 
-def time_left(waiting: Mapping[Run, float], took: Mapping[str, Sequence[float]], jobs: int) -> float | None:
+def time_left(
+    waiting: Mapping[Run, float], told: Mapping[Run, float], took: Mapping[str, Sequence[float]], jobs: int
+) -> float | None:
     """Seconds until all is done.
 
     Args:
         waiting: Runs that are not done, with the seconds for which they have been at work.
+        told: Seconds that runs at work expect to take from now on.
         took: Seconds of finished runs of each task.
         jobs: Runs at a time.
 
     Returns:
-        The estimate, by the mean of each task; a task of which none is finished counts as the mean of the others.
-        ``None`` if none is finished at all.
+        The estimate, by the mean of each task, or by what a run at work tells where that is more; a task of which none
+        is finished counts as the mean of the others. ``None`` if none is finished at all.
     """
     means = {name: statistics.fmean(seconds) for name, seconds in took.items() if seconds}
     if not means:
         return None
     other = statistics.fmean(means.values())
-    left = [max(means.get(run.task.name, other) - elapsed, 0) for run, elapsed in waiting.items()]
+    left = [max(means.get(run.task.name, other) - elapsed, told.get(run, 0)) for run, elapsed in waiting.items()]
     return max(sum(left) / jobs, max(left, default=0))
 
 
@@ -523,22 +526,33 @@ def _run_all(runs: list[Run], sweep: _Sweep, took: dict[str, list[float]]) -> di
 def _state(waiting: Mapping[Run, None], sweep: _Sweep, took: dict[str, list[float]]) -> str:
     """The time left, and what each run at work has printed of its own."""
     now = time.perf_counter()
-    elapsed = {run: now - sweep.started.get(run, now) for run in waiting}
-    left = time_left(elapsed, took, sweep.settings.jobs)
-    words = [] if left is None else [f'about {duration(left)} left']
-    return '; '.join(words + [f'{run}: {_progress(sweep.log(run))}' for run in waiting if run in sweep.started])
+    spent, told, words = dict.fromkeys(waiting, 0.0), {}, []
+    for run in waiting:
+        first = sweep.first(run)
+        at_work = first if first and 'train' not in _entries(sweep.work_dir(first)) else run
+        spent.setdefault(at_work, 0.0)
+        if run in sweep.started:
+            spent[at_work] = max(spent[at_work], now - sweep.started[run])
+            progress, told[at_work] = _progress(sweep.log(at_work))
+            words.append(f'{at_work}: {progress}')
+    left = time_left(spent, told, took, sweep.settings.jobs)
+    return '; '.join(([] if left is None else [f'about {duration(left)} left']) + list(dict.fromkeys(words)))
 
 
-def _progress(log: Path) -> str:
-    """The latest line of progress in a log, as mmengine writes it."""
+def _progress(log: Path) -> tuple[str, float]:
+    """The latest line of progress in a log, as mmengine writes it, and the seconds that it expects to take."""
     try:
         with log.open('rb') as file:
             file.seek(max(log.stat().st_size - 4096, 0))
             text = file.read().decode(errors='replace')
     except FileNotFoundError:
-        return 'starting'
-    lines = re.findall(r'((?:Epoch|Iter)\(\w+\)(?:\s*\[[\d/ ]+\])+).*?eta: ([\d:]+)', text)
-    return f'{" ".join(lines[-1][0].split())}, eta {lines[-1][1]}' if lines else 'at work'
+        return 'starting', 0.0
+    lines = re.findall(r'((?:Epoch|Iter)\(\w+\)(?:\s*\[[\d/ ]+\])+).*?eta: ((?:(\d+) days?, )?(\d+):(\d+):(\d+))', text)
+    if not lines:
+        return 'at work', 0.0
+    where, eta, *parts = lines[-1]
+    days, hours, minutes, seconds = (int(part or 0) for part in parts)
+    return f'{" ".join(where.split())}, eta {eta}', ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
