@@ -16,6 +16,8 @@ from .pictures import magnification
 
 __all__ = ['UpscalingDetVisualizer']
 
+FONT_SIZE = 16  # mmdet has 6 to 13, by the area of the box
+
 
 @VISUALIZERS.register_module()
 class UpscalingDetVisualizer(DetLocalVisualizer):
@@ -43,20 +45,28 @@ class UpscalingDetVisualizer(DetLocalVisualizer):
             data_sample = _enlarged(data_sample, factor)
         super().add_datasample(name, image, data_sample, *args, **kwargs)
 
+    def draw_texts(self, *args: Any, font_sizes: int | list[int] | None = None, **kwargs: Any) -> Any:
+        """Write as mmdet's visualizer does, but no smaller beside small boxes than beside large ones."""
+        if isinstance(font_sizes, int):
+            font_sizes = max(font_sizes, FONT_SIZE)
+        return super().draw_texts(*args, font_sizes=font_sizes, **kwargs)
+
 
 def _enlarged(sample: DetDataSample | None, factor: int) -> DetDataSample | None:
     if sample is None:
         return None
-    sample = sample.clone()
+    sample = sample.clone()  # which shares what it holds with the original
     for field in ('gt_instances', 'pred_instances'):
         instances = getattr(sample, field, None)
         if instances is None:
             continue
+        instances = instances.clone()
         if 'bboxes' in instances:
             boxes = instances.bboxes
             instances.bboxes = (boxes.tensor if hasattr(boxes, 'tensor') else boxes) * factor
         if 'masks' in instances:
             instances.masks = _enlarged_masks(instances.masks, factor)
+        setattr(sample, field, instances)
     return sample
 
 

@@ -179,3 +179,47 @@ def test_tta_wraps_the_model_and_replaces_the_pipeline_inside_wrappers():
     cfg.tta_pipeline = None
     with pytest.raises(UserError, match=r'--tta: config .* has no tta_pipeline; add one'):
         _augment_test(cfg)
+
+
+def test_detections_are_drawn_enlarged_and_stay_as_they_were(monkeypatch, tmp_path):
+    """mmdet evaluates the very sample that is drawn, and a label beside a small box is as large as any."""
+    pytest.importorskip('mmdet')
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+    from mmengine.visualization import Visualizer
+
+    from lisa_backbone.visualization import FONT_SIZE, UpscalingDetVisualizer
+
+    boxes, masks = torch.tensor([[10.0, 10, 40, 50], [60, 60, 66, 66]]), torch.zeros(2, 100, 100, dtype=torch.bool)
+    masks[0, 20:30, 20:30] = True
+    sample = DetDataSample()
+    sample.gt_instances = InstanceData(
+        bboxes=boxes.clone(), labels=torch.tensor([0, 1]), masks=BitmapMasks(masks.numpy(), 100, 100)
+    )
+    sample.pred_instances = InstanceData(
+        bboxes=boxes.clone(), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.8]), masks=masks.clone()
+    )
+    sizes, draw_texts = [], Visualizer.draw_texts
+
+    def spy(self, *args, font_sizes=None, **kwargs):
+        sizes.append(font_sizes)
+        return draw_texts(self, *args, font_sizes=font_sizes, **kwargs)
+
+    monkeypatch.setattr(Visualizer, 'draw_texts', spy)
+    visualizer = UpscalingDetVisualizer('enlarging', alpha=1.0, mask_color=(0, 0, 255))
+    visualizer.dataset_meta = {'classes': ['zero', 'one'], 'palette': [(255, 0, 0), (0, 255, 0)]}
+    for number in range(2):  # the second like the first
+        visualizer.add_datasample('a', np.full((100, 100, 3), 90, np.uint8), sample, out_file=str(tmp_path / 'a.png'))
+        picture = cv2.imread(str(tmp_path / 'a.png'))[..., ::-1].astype(int)
+        assert picture.shape == (400, 800, 3), number
+        for left in (0, 400):
+            panel = picture[:, left : left + 400]
+            np.testing.assert_allclose(panel[140:190, 40], np.broadcast_to([255, 0, 0], (50, 3)), atol=40)  # an edge
+            assert panel[100, 100, 2] > panel[100, 100, 0] + 50  # in the mask
+            assert (panel[300, 300] == 90).all()
+    assert sizes == [FONT_SIZE] * 8
+    for instances in (sample.gt_instances, sample.pred_instances):
+        assert torch.equal(instances.bboxes, boxes)
+    assert torch.equal(sample.pred_instances.masks, masks)
+    assert sample.gt_instances.masks.masks.shape == (2, 100, 100)
