@@ -309,7 +309,7 @@ def prepare(options: RunOptions) -> Config:
     keep_freed_memory()
     cfg = load_config(options.config, options.cfg_options)
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'config {options.config} has no model, a dict; give a whole config, not one of its bases')
+        raise UserError(f'config {options.config} has no model; give a whole config, whose model is a dict')
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(options.config).stem)
     if options.seed is not None:
@@ -340,7 +340,7 @@ def require_training(cfg: Config) -> None:
     """
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if not isinstance(cfg.get(key), dict):
-            raise UserError(f'config {cfg.filename} has no {key}, a dict, so there is nothing to train; add it')
+            raise UserError(f'config {cfg.filename} has no {key}, so there is nothing to train; add it as a dict')
 
 
 def _require_test(cfg: Config) -> None:
