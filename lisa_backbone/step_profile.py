@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -110,7 +114,7 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         raise UserError(f'--launcher {options.launcher}: the parts of a step are measured in one process; leave it out')
     if min(iterations, warmup) < 1:
         raise UserError(f'--iterations {iterations} and --warmup {warmup} must be at least 1')
-    with tempfile.TemporaryDirectory() as folder:
+    with _scratch_folder() as folder:
         options.work_dir = folder
         cfg = prepare(options)
         cfg.experiment_name = os.path.basename(folder)  # mmengine keeps one visualizer for each name
@@ -147,6 +151,20 @@ def profile_step(options: RunOptions, iterations: int = 30, warmup: int = 10, sa
         'torch': torch.__version__,
         **dated(),
     }
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[str]:
+    """A folder for the time of a run, whose log mmengine's logger, which outlives the run, lets go of."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield folder
+        finally:
+            logger = MMLogger.get_current_instance()
+            for handler in list(logger.handlers):
+                if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
+                    logger.removeHandler(handler)
+                    handler.close()
 
 
 def name_of(options: RunOptions) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from lisa_backbone import compat
 
 compat.apply()
+
+from mmengine.logging import MMLogger  # noqa: E402
 
 from lisa_backbone import step_profile  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
@@ -138,6 +141,8 @@ def test_each_part_takes_what_it_spends(config, tmp_path):
     assert (row['batch'], row['iterations']) == (2, 4)
     assert row['options'] == ''
     assert '| config.py key=1 | 2 |' in table([{**row, 'options': 'key=1'}])
+    files = [handler for handler in MMLogger.get_current_instance().handlers if hasattr(handler, 'baseFilename')]
+    assert all(Path(handler.baseFilename).exists() for handler in files)  # or what is logged next fails
     assert '| config.py | 2 | 60000 | 5.0 % | 6.7 % | 8.3 % | 11.7 % | 18.3 % | 21.7 % | 28.3 % | 0.0 % |' in table(
         [row]
     )
