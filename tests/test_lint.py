@@ -16,13 +16,13 @@ pytest.importorskip('mmcv')
 pytest.importorskip('mmpretrain')
 
 from lisa_backbone.attention import ATTENTION  # noqa: E402
+from lisa_backbone.collect import attention_of  # noqa: E402
 from lisa_backbone.config import config_digest, load_config, parse_options  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.leaderboard.lint import (  # noqa: E402
     COSTS,
     REPORT,
     TABLES,
-    _attention,
     _lint_page,
     _names,
     cost_of,
@@ -223,8 +223,12 @@ def test_the_attention_of_a_record_is_that_of_its_overrides():
     record = read_records(REPO / 'results' / 'mini.jsonl')[0]
     config, overrides = REPO / record['config']['file'], record['config']['overrides']
     assert overrides == [f'model.backbone.attention.type={record["attention"]}']
-    assert _names(record, _attention(config, parse_options(overrides))) == []
-    other = _names(record, _attention(config, parse_options(['model.backbone.attention.type=XCA'])))
+
+    def attention(pairs):
+        return attention_of(load_config(config, parse_options(pairs)).model.backbone)
+
+    assert _names(record, attention(overrides)) == []
+    other = _names(record, attention(['model.backbone.attention.type=XCA']))
     assert other == [
         f'says attention {record["attention"]}, and that of its config is XCA',
         f'says model {record["model"]}, and that of its config is {record["backbone"]}, XCA',

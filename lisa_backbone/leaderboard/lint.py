@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
 from ..benchmarking.breakdown import table as pass_table
@@ -18,7 +21,7 @@ from ..benchmarking.report import table as benchmark_table
 from ..checkpoints import quiet
 from ..collect import attention_of
 from ..complexity import count_macs, count_parameters
-from ..config import config_digest, load_config, null_empty_pretrained, parse_options
+from ..config import apply_options, config_digest, load_config, null_empty_pretrained, parse_options
 from ..errors import UserError
 from ..kernels import table as kernel_table
 from ..preflight import build_model
@@ -131,7 +134,10 @@ def cost_of(path: Path, options: dict[str, Any] | None = None) -> Cost:
     Raises:
         UserError: The config cannot be built, or its model has no backbone.
     """
-    cfg = load_config(path, options)
+    return _cost(load_config(path, options), path)
+
+
+def _cost(cfg: Config, path: Path) -> Cost:
     null_empty_pretrained(cfg)
     model = build_model(cfg.model, cfg.get('data_preprocessor'))
     backbone = getattr(model, 'backbone', None)
@@ -207,7 +213,7 @@ def _lint_records(root: Path, show: bool) -> list[Problem]:
     except UserError as error:
         return [Problem('results', str(error))]
     known: dict[tuple[str, tuple[str, ...]], tuple[Cost, str | None]] = {}
-    digests: dict[tuple[str, tuple[str, ...]], str] = {}
+    configs: dict[Path, Config] = {}  # reading one takes longer than all else
     problems = []
     for record in tqdm(records, desc='records', unit='record', disable=not show):
         if record['config'] is None:
@@ -219,26 +225,25 @@ def _lint_records(root: Path, show: bool) -> list[Problem]:
             continue
         try:
             options = parse_options(list(overrides))
-            key = record['config']['file'], overrides
+            if config not in configs:
+                configs[config] = load_config(config)
             if is_this_stack(record['versions']):
-                if key not in digests:
-                    digests[key] = config_digest(load_config(config), options)
-                said, digest = record['config']['digest'], digests[key]
+                said, digest = record['config']['digest'], config_digest(configs[config], options)
                 if said != digest:
                     what = f'its config has changed since: digest {said[:8]}, now {digest[:8]}'
                     problems.append(Problem(where, what))
                     continue
+            key = record['config']['file'], overrides
             if key not in known:
-                known[key] = cost_of(config, options), _attention(config, options)
+                cfg = copy.deepcopy(configs[config])
+                init_default_scope(cfg.get('default_scope') or 'mmengine')  # as it is read
+                apply_options(cfg, options)
+                known[key] = _cost(cfg, config), attention_of(cfg.model.backbone)
             cost, attention = known[key]
             problems += [Problem(where, what) for what in (*_names(record, attention), *_differences(record, cost))]
         except Exception as error:  # whatever it is, the other records are to be looked at
             problems.append(Problem(where, f'its config cannot be built: {error}'))
     return problems
-
-
-def _attention(config: Path, options: dict[str, Any]) -> str | None:
-    return attention_of(load_config(config, options).model.backbone)
 
 
 def _names(record: dict[str, Any], attention: str | None) -> list[str]:
