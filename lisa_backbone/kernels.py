@@ -24,6 +24,7 @@ from tqdm import tqdm
 from . import compat
 from .backbone import LiSA
 from .checkpoints import check_checkpoint
+from .collect import RECORD_FILE
 from .config import load_config, null_empty_pretrained
 from .errors import UserError
 from .figures import colours
@@ -150,11 +151,11 @@ def record_in(work_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: It has none.
     """
-    path = work_dir / 'record.json'
+    path = work_dir / RECORD_FILE
     try:
         return validate(json.loads(path.read_text()), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f'{work_dir} has no record.json; train and test there first') from error
+        raise UserError(f'{work_dir} has no {RECORD_FILE}; train and test there first') from error
     except ValueError as error:
         raise UserError(f'{path} is not JSON ({error}); test there again') from error
 

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pretrained, check_resumable, quiet
-from .config import nearest, own_weights
+from .config import nearest, own_weights, walk_dicts
 from .dataset_checks import check_data
 from .errors import UserError
 from .paths import check_folder
@@ -166,7 +166,8 @@ def _check_values(cfg: Config) -> None:
     """Stop at numbers that a framework would refuse late, or with an error about something else."""
     whole = [f'train_cfg.{key}' for key in ('max_epochs', 'max_iters', 'val_interval')]
     whole += [f'{loader}_dataloader.batch_size' for loader in ('train', 'val', 'test')]
-    whole += [f'{key}.num_classes' for key, _ in _dicts(cfg.model, 'model') if key.endswith('head')]
+    heads = [path for path, _ in walk_dicts(cfg.model, 'model') if re.search(r'head(\.\d+)?$', path)]
+    whole += [f'{path}.num_classes' for path in heads]
     for key in whole:
         value = _at(cfg, key)
         if value is not None and (type(value) is not int or value < 1):
@@ -186,16 +187,11 @@ def _check_values(cfg: Config) -> None:
 def _at(cfg: Any, key: str) -> Any:
     """The value of a dotted key, or ``None`` where there is none."""
     for part in key.split('.'):
-        cfg = cfg.get(part) if isinstance(cfg, dict | Config) else None
+        if isinstance(cfg, list | tuple):
+            cfg = cfg[int(part)]
+        else:
+            cfg = cfg.get(part) if isinstance(cfg, dict | Config) else None
     return cfg
-
-
-def _dicts(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """The dicts in a dict that stand at keys, not those of lists, each with its dotted path."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            yield from _dicts(value, f'{path}.{key}')
 
 
 def _check_amp(cfg: Config, mode: str) -> None:

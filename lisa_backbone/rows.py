@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 from .locks import locked
 
-__all__ = ['append_rows', 'read_rows', 'refuse_known']
+__all__ = ['append_rows', 'holds', 'read_rows', 'refuse_known']
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -40,6 +40,17 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     return rows
 
 
+def holds(rows: Iterable[Mapping[str, str]], named: Mapping[str, Any]) -> bool:
+    """Whether one of the rows has these values.
+
+    Args:
+        rows: Rows of :func:`read_rows`.
+        named: Columns to values.
+    """
+    wanted = {key: str(value) for key, value in named.items()}
+    return any(wanted.items() <= row.items() for row in rows)
+
+
 def refuse_known(path: Path, named: Mapping[str, Any]) -> None:
     """Stop where a file has a row of what is about to be measured: a table would count it twice.
 
@@ -50,9 +61,8 @@ def refuse_known(path: Path, named: Mapping[str, Any]) -> None:
     Raises:
         UserError: It has one.
     """
-    wanted = {key: str(value) for key, value in named.items()}
-    if any(wanted.items() <= row.items() for row in read_rows(path)):
-        words = ', '.join(f'{key} {value}' for key, value in wanted.items() if value)
+    if holds(read_rows(path), named):
+        words = ', '.join(f'{key} {value}' for key, value in named.items() if value not in ('', None))
         raise UserError(f'{path} holds {words} already; name another --out')
 
 

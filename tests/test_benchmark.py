@@ -765,6 +765,15 @@ def test_what_cannot_be_built_is_told(spec, whole, sentence):
         Candidate(spec, whole).build((32, 32))
 
 
+def test_memory_that_runs_out_while_building_is_no_fault_of_the_options(monkeypatch):
+    def build(self, shape):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(Candidate, '_build', build)
+    with pytest.raises(RuntimeError, match='allocate'):
+        Candidate('NoMixing').build((4, 4))
+
+
 def test_config_without_backbone(tmp_path):
     (tmp_path / 'no_backbone.py').write_text("model = dict(type='Net')\n")
     (tmp_path / 'no_model.py').write_text('train_cfg = None\n')

@@ -28,6 +28,7 @@ compat.apply()
 pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 
 from lisa_backbone import runner as runner_module  # noqa: E402
@@ -37,7 +38,7 @@ from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.preflight import build_model, explain_build_error  # noqa: E402
+from lisa_backbone.preflight import _check_values, build_model, explain_build_error  # noqa: E402
 from lisa_backbone.provenance import file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
@@ -623,6 +624,13 @@ def test_bad_input_is_refused_before_anything_is_created(name, spoilt, monkeypat
         run_training(RunOptions(cfg_options={'data_root': 'data', **options}, **fields))
     assert not (spoilt / work_dir_of(name)).exists()
     assert not (spoilt / PLANTED).exists()
+
+
+def test_every_head_of_a_cascade_is_looked_at():
+    heads = [{'num_classes': 2}, {'num_classes': 0}]
+    with pytest.raises(UserError, match=r'model\.roi_head\.bbox_head\.1\.num_classes=0 must be a whole number'):
+        _check_values(Config({'model': {'roi_head': {'bbox_head': heads}}}))
+    _check_values(Config({'model': {'roi_head': {'bbox_head': heads[:1]}, 'backbone': {'num_classes': 0}}}))
 
 
 def test_classes_of_any_registry_are_proposed():

@@ -14,7 +14,7 @@ from lisa_backbone.errors import UserError, exit_with_sentence
 from lisa_backbone.figures import check_figure
 from lisa_backbone.kernels import COLUMNS, draw, measure_run, record_in, table
 from lisa_backbone.paths import check_file
-from lisa_backbone.rows import append_rows, read_rows
+from lisa_backbone.rows import append_rows, holds, read_rows
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -34,8 +34,7 @@ def main() -> None:
         check_figure(args.figure, '--figure')
     check_file(args.out, '--out')
     for run, record in [(run, record_in(run)) for run in args.runs]:
-        named = {key: str(record[key]) for key in ('task', 'model', 'seed')}
-        if any(named.items() <= row.items() for row in read_rows(args.out, COLUMNS)):
+        if holds(read_rows(args.out, COLUMNS), {key: record[key] for key in ('task', 'model', 'seed')}):
             print(f'passed over: {run}, which {args.out} holds already')
             continue
         append_rows(args.out, measure_run(run, args.images, args.data_root))

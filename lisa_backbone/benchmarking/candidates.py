@@ -20,6 +20,7 @@ from ..attention import ATTENTION, build_attention
 from ..attention.precision import at_autocast
 from ..errors import UserError
 from ..provenance import show_path
+from .passes import is_out_of_memory
 
 __all__ = ['Candidate', 'check_candidates', 'parse_pairs']
 
@@ -85,6 +86,8 @@ class Candidate:
         try:
             return self._build(shape)
         except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:  # of a framework or of torch
+            if is_out_of_memory(error):  # which is a result
+                raise
             said = (str(error).splitlines() or [''])[0] or type(error).__name__
             raise UserError(f'candidate {self.spec!r} cannot be built ({said}); mend its options') from error
 
