@@ -27,20 +27,17 @@ from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.jobs import Processes, sentence_of, work_through  # noqa: E402
+from lisa_backbone.leaderboard.models import Model, attention_options, list_models, weights_of  # noqa: E402
 from lisa_backbone.leaderboard.sweep import (  # noqa: E402
-    Model,
     Run,
     Settings,
     _alone,
     _digest,
     _progress,
     _state,
-    attention_options,
-    list_models,
     run_sweep,
     schedule_options,
     time_left,
-    weights_of,
 )
 from lisa_backbone.predictions import read_predictions  # noqa: E402
 from lisa_backbone.provenance import config_of, file_digest  # noqa: E402
@@ -141,7 +138,7 @@ def known(monkeypatch):
         return hashlib.sha256(' '.join(words).encode()).hexdigest()
 
     monkeypatch.setattr('lisa_backbone.leaderboard.sweep._digest', digest)
-    monkeypatch.setattr('lisa_backbone.leaderboard.sweep.MINI_TASKS', (ONE, TWO, *MINI_TASKS))
+    monkeypatch.setattr('lisa_backbone.leaderboard.models.MINI_TASKS', (ONE, TWO, *MINI_TASKS))
 
 
 def settings(place, **more):

@@ -109,7 +109,8 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Train and test what has no record yet, and print the table."""
     from lisa_backbone.leaderboard import table as tables
-    from lisa_backbone.leaderboard.sweep import Settings, list_models, run_sweep
+    from lisa_backbone.leaderboard.models import list_models
+    from lisa_backbone.leaderboard.sweep import Settings, run_sweep
     from lisa_backbone.records import read_records
     from lisa_backbone.tasks import choose
 

@@ -24,8 +24,8 @@ from ..provenance import config_of
 from ..records import MEASURED
 from ..tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
 from .lint import is_this_stack
+from .models import PRETRAINED, Model, attention_options, first_of, is_local, recipe_options, weights_of
 from .recipes import count_iterations, describe_batch
-from .sweep import PRETRAINED, Model, attention_options, first_of, is_local, recipe_options, weights_of
 
 __all__ = [
     'Expected',
