@@ -291,8 +291,9 @@ def test_ade20k_counts(tmp_path):
     pixels = np.array([[0, 1, 150] * 2] * 6, np.uint8)
     Image.fromarray(pixels).resize((8, 6), Image.NEAREST).save(root / 'annotations/validation/ADE_val_00000001.png')
     training, validation = check_ade20k(tmp_path)
-    assert 'images/training is missing' in training
-    assert validation == 'validation: 1 of 2,000 images, each with its label map; 1 decoded'
+    assert 'images/training is missing' in str(training)
+    assert not training.faulty
+    assert str(validation) == 'validation: 1 of 2,000 images, each with its label map; 1 decoded'
     Image.fromarray(pixels + 1).resize((8, 6), Image.NEAREST).save(root / 'annotations/validation/ADE_val_00000001.png')
     with pytest.raises(UserError, match='the value 151'):
         check_ade20k(tmp_path)
@@ -313,12 +314,13 @@ def test_a_split_of_coco_that_cannot_be_used_is_a_line(tmp_path):
         (tmp_path / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
     (tmp_path / 'train2017' / 'a.jpg').unlink()  # a part of the images under the whole list
     train, val = check_coco(tmp_path)
-    assert train.startswith('train: cannot be used: ')
-    assert '1 of 1 images are missing' in train
-    assert val == 'val: 1 of 5,000 images, 1 of 36,781 objects, 1 of 80 categories; 1 images decoded'
+    assert str(train).startswith('train: cannot be used: ')
+    assert '1 of 1 images are missing' in train.found
+    assert (train.faulty, val.faulty) == (True, False)
+    assert str(val) == 'val: 1 of 5,000 images, 1 of 36,781 objects, 1 of 80 categories; 1 images decoded'
     command = [sys.executable, str(REPO / 'tools' / 'prepare_data.py'), 'coco', '--root', str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout.splitlines()) == (1, [train, val])
+    assert (done.returncode, done.stdout.splitlines()) == (1, [str(train), str(val)])
     (tmp_path / 'val2017' / 'a.jpg').unlink()
     with pytest.raises(UserError, match=r'^train: .*1 of 1 images are missing'):
         check_coco(tmp_path)
@@ -328,23 +330,32 @@ def test_a_split_of_coco_that_cannot_be_used_is_a_line(tmp_path):
         check_coco(tmp_path)
 
 
+def test_a_split_of_broken_videos_alone_is_faulty(kinetics):
+    write_csv(kinetics / 'annotations' / 'val.csv', [('zumba', 'eee', 5)])
+    put(kinetics / 'videos_val' / 'eee_000005_000015.mp4', b'')
+    train, val = prepare_kinetics(kinetics, show=False)
+    assert (train.faulty, val.faulty) == (False, True)  # one broken video among others is usual
+    (kinetics / 'videos_val' / 'eee_000005_000015.mp4').unlink()
+    assert not prepare_kinetics(kinetics, show=False)[1].faulty  # it is missing
+
+
 def test_imagenet_counts(tmp_path):
     for split in ('train', 'val'):
         (tmp_path / split / 'n01440764').mkdir(parents=True)
         Image.new('RGB', (8, 8)).save(tmp_path / split / 'n01440764' / 'a.JPEG', 'JPEG')
-    assert check_imagenet(tmp_path)[0] == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
+    assert str(check_imagenet(tmp_path)[0]) == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
     (tmp_path / 'val' / 'n01440764' / 'a.JPEG').rename(tmp_path / 'val' / 'a.JPEG')
     (tmp_path / 'val' / 'n01440764').rmdir()
     train, val = check_imagenet(tmp_path)
-    assert train == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
-    assert val.startswith(f'val: cannot be used: the images of {tmp_path}/val are in no class folders')
+    assert str(train) == 'train: 1 of 1,281,167 images, 1 of 1,000 classes; 1 images decoded'
+    assert str(val).startswith(f'val: cannot be used: the images of {tmp_path}/val are in no class folders')
     (tmp_path / 'train').rename(tmp_path / 'elsewhere')
     with pytest.raises(UserError, match=r'no class folders and there is no .*val\.txt'):
         check_imagenet(tmp_path)
     (tmp_path / 'elsewhere').rename(tmp_path / 'train')
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta' / 'val.txt').write_text('a.JPEG 65\n')
-    assert check_imagenet(tmp_path)[1].startswith('val: 1 of 50,000 images')
+    assert str(check_imagenet(tmp_path)[1]).startswith('val: 1 of 50,000 images')
 
 
 def test_command_line(kinetics):

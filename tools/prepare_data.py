@@ -57,9 +57,9 @@ def main() -> int:
     options = vars(parse_args())
     function, root = options.pop('function'), options.pop('root')
     del options['set']
-    reports = [str(report) for report in function(root, **options)]
-    print(*reports, sep='\n')
-    return int(any(prepare_images.UNUSABLE in report for report in reports))
+    splits = function(root, **options)
+    print(*splits, sep='\n')
+    return int(any(split.faulty for split in splits))
 
 
 if __name__ == '__main__':

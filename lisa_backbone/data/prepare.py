@@ -74,6 +74,11 @@ class VideoSplit:
     broken: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def faulty(self) -> bool:
+        """Whether there are videos and none of them can be used; that some are broken is usual."""
+        return bool(self.broken) and not self.usable
+
     def __str__(self) -> str:
         """One line."""
         line = f'{self.name}: {self.usable:,} of {self.named:,} videos of {self.classes} classes are usable'

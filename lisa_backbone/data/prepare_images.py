@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from .checks import check_detection_data
 
-__all__ = ['UNUSABLE', 'check_ade20k', 'check_coco', 'check_imagenet']
-
-UNUSABLE = 'cannot be used: '  # in the line of a split that is there and faulty
+__all__ = ['ImageSplit', 'check_ade20k', 'check_coco', 'check_imagenet']
 
 _COCO = {'train': (118287, 860001), 'val': (5000, 36781)}
 _COCO_CATEGORIES = 80
@@ -25,7 +24,26 @@ _IMAGENET_SOURCE = 'the archives of ILSVRC 2012 are given on request at https://
 _IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 
 
-def check_coco(root: str | Path, *, check: str = 'sample') -> list[str]:
+@dataclass(frozen=True)
+class ImageSplit:
+    """What there is of one split.
+
+    Attributes:
+        name: ``'train'``, ``'val'`` or as the set has it.
+        found: Its counts, that it is missing, or the first fault in it.
+        faulty: Whether it is there and cannot be used.
+    """
+
+    name: str
+    found: str
+    faulty: bool = False
+
+    def __str__(self) -> str:
+        """One line."""
+        return f'{self.name}: {"cannot be used: " if self.faulty else ""}{self.found}'
+
+
+def check_coco(root: str | Path, *, check: str = 'sample') -> list[ImageSplit]:
     """Check what there is of COCO 2017.
 
     Args:
@@ -33,7 +51,7 @@ def check_coco(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split: its counts, that it is missing, or why it cannot be used.
+        What there is of each split.
 
     Raises:
         UserError: No split can be used.
@@ -55,7 +73,7 @@ def check_coco(root: str | Path, *, check: str = 'sample') -> list[str]:
     return _each(_COCO, describe, f'{root} holds no annotations/instances_train2017.json', _COCO_SOURCE)
 
 
-def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
+def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[ImageSplit]:
     """Check what there is of ADE20K's scene parsing challenge.
 
     Args:
@@ -63,7 +81,7 @@ def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which pairs to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split: its counts, that it is missing, or why it cannot be used.
+        What there is of each split.
 
     Raises:
         UserError: No split can be used.
@@ -87,7 +105,7 @@ def check_ade20k(root: str | Path, *, check: str = 'sample') -> list[str]:
     return _each(_ADE20K, describe, f'{root} holds no images/training', _ADE20K_SOURCE)
 
 
-def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
+def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[ImageSplit]:
     """Check what there is of ImageNet-1K.
 
     Args:
@@ -96,7 +114,7 @@ def check_imagenet(root: str | Path, *, check: str = 'sample') -> list[str]:
         check: Which images to decode: ``'sample'`` (512), ``'all'`` or ``'none'``.
 
     Returns:
-        One sentence on each split: its counts, that it is missing, or why it cannot be used.
+        What there is of each split.
 
     Raises:
         UserError: No split can be used.
@@ -136,24 +154,22 @@ class _MissingError(UserError):
     """A split is not there at all."""
 
 
-def _each(splits: Iterable[str], describe: Callable[[str], str], nothing: str, source: str) -> list[str]:
-    """A line on each split; the first fault is raised only if no split can be used."""
-    lines, faults, usable = [], [], False
+def _each(splits: Iterable[str], describe: Callable[[str], str], nothing: str, source: str) -> list[ImageSplit]:
+    """Each split; the first fault is raised only if no split can be used."""
+    found, usable = [], False
     for split in splits:
         try:
-            line = describe(split)
+            found.append(ImageSplit(split, describe(split)))
             usable = True
         except _MissingError as error:
-            line = str(error)
+            found.append(ImageSplit(split, str(error)))
         except UserError as error:
-            line = f'{UNUSABLE}{error}'
-            faults.append(f'{split}: {error}')
-        lines.append(f'{split}: {line}')
-    if faults and not usable:
-        raise UserError(faults[0])
-    if not usable:
-        raise UserError(f'{nothing}, nor another split; {source}')
-    return lines
+            found.append(ImageSplit(split, str(error), faulty=True))
+    if usable:
+        return found
+    if fault := next((split for split in found if split.faulty), None):
+        raise UserError(f'{fault.name}: {fault.found}')
+    raise UserError(f'{nothing}, nor another split; {source}')
 
 
 def _of(count: int, official: int) -> str:
