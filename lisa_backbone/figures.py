@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UserError
 from .paths import check_file
 
-__all__ = ['LISA', 'OTHERS', 'SOFTMAX', 'check_figure', 'colours']
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ['LISA', 'OTHERS', 'SOFTMAX', 'check_figure', 'colours', 'save']
 
 LISA, SOFTMAX = 'tab:red', 'tab:blue'
 OTHERS = ('tab:green', 'tab:purple', 'tab:brown', 'tab:orange', 'tab:cyan', '0.35')
@@ -36,3 +41,19 @@ def check_figure(path: Path, option: str) -> None:
     if path.suffix not in ('.png', '.svg'):
         raise UserError(f'{option} {path} is neither .png nor .svg; name one of them')
     check_file(path, option)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure; one that was there before stays whole until the new one is.
+
+    Args:
+        figure: The figure.
+        path: The file, of the kind that its name says; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    try:
+        figure.savefig(draft, dpi=110)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

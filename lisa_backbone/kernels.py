@@ -27,7 +27,7 @@ from .checkpoints import check_checkpoint
 from .collect import RECORD_FILE
 from .config import load_config, null_empty_pretrained
 from .errors import UserError
-from .figures import colours
+from .figures import colours, save
 from .preflight import build_model
 from .records import validate
 
@@ -265,8 +265,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set(title=measure, xlabel='stage', ylabel=unit, xticks=range(1, 5), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize='small')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:

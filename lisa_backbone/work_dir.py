@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.runner import find_latest_checkpoint
@@ -48,10 +49,40 @@ def latest_checkpoint(work_dir: str) -> str | None:
     if named is None:
         return None
     folder = Path(work_dir)
-    saved = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
-    saved.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    whole = _first_whole([*_places(folder, named), *_newest_first(folder, 'epoch_*.pth', 'iter_*.pth')])
+    if whole is None:
+        raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
+    return whole
+
+
+def checkpoint_to_test(work_dir: str) -> str:
+    """The best checkpoint of a work directory, else the latest; one that was cut off is passed over, and named.
+
+    Args:
+        work_dir: The work directory.
+
+    Raises:
+        UserError: There is none, or none can be read.
+    """
+    folder = Path(work_dir)
+    best = _newest_first(folder, 'best_*.pth')
+    whole = _first_whole([*best, *_newest_first(folder, 'epoch_*.pth', 'iter_*.pth')]) if best else None
+    if whole is None and folder.is_dir():
+        whole = latest_checkpoint(work_dir)
+    if whole is None:
+        raise UserError(f'there is no checkpoint in {work_dir}; train first, or name a checkpoint after the config')
+    return whole
+
+
+def _newest_first(folder: Path, *patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _first_whole(paths: Iterable[Path]) -> str | None:
+    """The first that can be read of the files that are there; the fault of the first that cannot is told or raised."""
     refused = None
-    for path in dict.fromkeys([*_places(folder, named), *saved]):
+    for path in dict.fromkeys(paths):
         if not path.is_file():
             continue
         try:
@@ -64,20 +95,4 @@ def latest_checkpoint(work_dir: str) -> str | None:
         return str(path)
     if refused:
         raise refused
-    raise UserError(f'{work_dir}/last_checkpoint names {named!r}, which is gone; give a file with --resume FILE')
-
-
-def checkpoint_to_test(work_dir: str) -> str:
-    """The best checkpoint of a work directory, else the latest.
-
-    Args:
-        work_dir: The work directory.
-
-    Raises:
-        UserError: There is none.
-    """
-    best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-    latest = str(best[-1]) if best else latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
-    if latest is None:
-        raise UserError(f'there is no checkpoint in {work_dir}; train first, or name a checkpoint after the config')
-    return latest
+    return None

@@ -45,7 +45,6 @@ from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
     RunOptions,
     _flags,
-    file_in,
     prepare,
     record,
     run_test,
@@ -53,7 +52,7 @@ from lisa_backbone.runner import (  # noqa: E402
     source_of,
 )
 from lisa_backbone.step_profile import PARTS  # noqa: E402
-from lisa_backbone.work_dir import latest_checkpoint  # noqa: E402
+from lisa_backbone.work_dir import checkpoint_to_test, file_in, latest_checkpoint  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / 'configs' / 'det' / 'mask-rcnn_lisa-p_fpn_mini-coco.py'
@@ -401,6 +400,24 @@ def test_what_was_cut_off_falls_back_to_the_newest_whole_checkpoint(trained, tmp
     (work_dir / 'epoch_2.pth').unlink()
     with pytest.raises(UserError, match=r'last_checkpoint names .* gone; give a file with --resume FILE'):
         latest_checkpoint(str(work_dir))
+
+
+def test_a_best_checkpoint_that_was_cut_off_is_passed_over_in_testing(trained, tmp_path, capsys):
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained[0], work_dir)
+    best = next(work_dir.glob('best_*.pth'))
+    assert checkpoint_to_test(str(work_dir)) == str(best)
+    whole = best.read_bytes()
+    best.write_bytes(whole[: len(whole) // 2])  # interrupted while it was written
+    assert checkpoint_to_test(str(work_dir)) == str(work_dir / 'epoch_1.pth')
+    assert f'{best.name} is damaged' in capsys.readouterr().out
+    (work_dir / 'epoch_1.pth').unlink()
+    with pytest.raises(UserError, match=rf'{best.name} is damaged'):
+        checkpoint_to_test(str(work_dir))
+    best.unlink()
+    (work_dir / 'last_checkpoint').unlink()
+    with pytest.raises(UserError, match=r'there is no checkpoint in .*work; train first'):
+        checkpoint_to_test(str(work_dir))
 
 
 def test_nothing_to_resume_starts_anew_and_distributed_needs_every_parameter(bench):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..figures import colours
+from ..figures import colours, save
 from ..tasks import task_of
 from .report import fit_growth, memory_of_one, time_of_one
 
@@ -53,8 +53,7 @@ def draw_growth(rows: Sequence[Row], path: Path) -> Figure:
     unit = 'tokens' if measured[0]['kind'] == 'operator' else 'pixels'
     for axes in figure.axes:
         axes.set_xlabel(unit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     return figure
 
 

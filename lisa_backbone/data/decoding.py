@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..rows import append_rows, read_rows
+from .video_files import inspect_video
 
 __all__ = ['CLIPS', 'DECODERS', 'Row', 'frame_number', 'make_clips', 'measure', 'numbered_frame', 'table', 'write']
 
@@ -220,7 +221,7 @@ def frame_number(image: np.ndarray) -> int:
 
 
 def make_clips(folder: Path, count: int, seed: int = 0) -> dict[str, list[Path]]:
-    """Make the clips that are missing.
+    """Make the clips that are missing or broken.
 
     Args:
         folder: Where to.
@@ -238,7 +239,7 @@ def make_clips(folder: Path, count: int, seed: int = 0) -> dict[str, list[Path]]
     for kind, clip in CLIPS.items():
         made[kind] = [folder / f'{clip.codec}_{number}{clip.suffix}' for number in range(count)]
         for number, path in enumerate(tqdm(made[kind], f'encoding {clip.codec}', unit='clip')):
-            if path.is_file():
+            if not inspect_video(path)[0]:
                 continue
             rng = np.random.default_rng([seed, number])
             ground = numbered_frame(0, clip.size, rng)

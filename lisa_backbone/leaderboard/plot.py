@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
-from ..figures import LISA, OTHERS, SOFTMAX
+from ..figures import LISA, OTHERS, SOFTMAX, save
 from ..tasks import MINI_CONTROLS
 from .costs import costs
 from .sections import Section, sections
@@ -83,8 +83,7 @@ def draw_results(
         _list(figure, measured[0], columns, found)
     else:
         _scatter(figure, canvas, measured[0], columns, found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     return figure
 
 
