@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ __all__ = [
 ]
 
 _IMAGE_PREPROCESSORS = ('DetDataPreprocessor', 'SegDataPreProcessor', 'ClsDataPreprocessor', 'ImgDataPreprocessor')
+_LOG_LEVELS = ('CRITICAL', 'FATAL', 'ERROR', 'WARNING', 'WARN', 'INFO', 'DEBUG', 'NOTSET')  # those of logging
 
 
 @dataclass
@@ -180,8 +180,8 @@ def _check_values(cfg: Config) -> None:
     if rate is not None and (isinstance(rate, bool | str) or not 0 <= rate < float('inf')):
         raise UserError(f'config: optim_wrapper.optimizer.lr={rate!r} must be a number, not below 0; mend that key')
     level = cfg.get('log_level')
-    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
-        raise UserError(f'config: log_level={level!r} is unknown{nearest(level, logging.getLevelNamesMapping())}')
+    if isinstance(level, str) and level not in _LOG_LEVELS:
+        raise UserError(f'config: log_level={level!r} is unknown{nearest(level, _LOG_LEVELS)}')
 
 
 def _at(cfg: Any, key: str) -> Any:

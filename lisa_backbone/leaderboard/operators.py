@@ -16,7 +16,7 @@ __all__ = ['PAGE', 'operators_page']
 
 PAGE = 'docs/operators.md'
 _SIZE = 224
-_HEAD = """# The attention operators
+_HEAD = '''# The attention operators
 
 Generated from the registry by `python tools/leaderboard.py lint --mend`, and checked by `lint`; do not edit.
 
@@ -30,15 +30,34 @@ Stem, norms, feed-forward network, layer scale and recipe are the same for all. 
 (its own embedding, feed-forward network or positions) is left out, so that operators are compared and not recipes.
 There is no absolute position embedding; padding in the convolutions between the stages lets borders be felt.
 
-A new operator is one file: a class `Name(dim, num_heads, **options)` that maps tokens (B, L, C) on a grid to tokens of
-that shape, with an `about` and `@register_attention`. Below `lisa_backbone/attention/` it is imported in `__init__.py`;
-anywhere else, name its module in `custom_imports` of the config. `python tools/leaderboard.py run --attention NAME`
-makes it a row, and the contract tests in `tests/test_attention.py` run over all that are registered.
+A new operator is one file:
+
+```python
+@register_attention  # from .registry, as About and check_tokens
+class Mine(nn.Module):
+    """One line for this page.
+
+    Args:
+        dim: Number of channels.
+        num_heads: Number of heads.
+    """
+
+    about: ClassVar[About] = About(source='the paper', equation='y_i = ...', cost='N')
+
+    def __init__(self, dim, num_heads): ...  # further arguments are options, each with a line in Args
+
+    def forward(self, x, grid): ...  # tokens x (B, L, C) on a grid of 1, 2 or 3 sizes to tokens of that shape
+```
+
+It stands in `lisa_backbone/attention/` and is imported in `__init__.py` there. Then `python tools/leaderboard.py run
+--attention Mine` makes it a row, and the contract tests in `tests/test_attention.py` run over it. From another
+package it can be trained with `tools/train.py`, its module named in `custom_imports` of the config; `leaderboard.py`
+does not find it.
 
 - **Cost** is the growth of time and memory with the number N of tokens. Below N^2 a test holds the operator to making
   no tensor of N x N elements, forward or backward.
-- **Grids**: images have two axes and videos three (T, H, W), attended to jointly. An operator without three says so
-  when it is given a video.
+- **Grids**: images have two axes and videos three (T, H, W), attended to jointly but by WindowAttention, which takes
+  each frame for itself. An operator without three says so when it is given a video.
 - **Inflates**: on a clip of identical frames a model with the weights of an image model gives the maps of the image, to
   rounding. Where it does not, the section of the operator says why, and that all frames get the same if they do. On a
   clip of one frame every operator of three axes gives what it gives of the image. Tests hold them to all of that.
@@ -50,7 +69,7 @@ makes it a row, and the contract tests in `tests/test_attention.py` run over all
 The backbone around it, `model.backbone` of a config with `type='LiSA'`, has the options
 
 {backbone}
-"""
+'''
 
 
 def operators_page() -> str:
