@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from .errors import UserError
+from .paths import replacing
 from .records import validate
 from .tasks import Task, task_of
 
@@ -172,6 +172,5 @@ def _check_same(trained: dict, tested: dict, work_dir: Path) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, never half of one."""
     path = Path(path)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')

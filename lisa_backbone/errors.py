@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -32,6 +33,8 @@ def exit_with_sentence(main: Callable[[], int | None]) -> None:
         print(f'error: {error}', file=sys.stderr)
         status = 2
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = error.filename or 'the disk'
         if error.filename is None:
             raise
         said = f'{error.filename} cannot be used ({error.strerror})'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from itertools import cycle
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError
-from .paths import check_file
+from .paths import check_file, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,9 +50,5 @@ def save(figure: Figure, path: Path) -> None:
         path: The file, of the kind that its name says; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
-    try:
-        figure.savefig(draft, dpi=110)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, format=path.suffix[1:])

@@ -225,7 +225,9 @@ def work_through(
 
 def threads_each(workers: int) -> int:
     """Processor threads for each of so many processes at a time."""
-    return max((os.cpu_count() or 1) // workers, 1)
+    # of a job in a cluster, the cores that it was given
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(cores // workers, 1)
 
 
 def duration(seconds: float) -> str:

@@ -1,13 +1,15 @@
-"""Places that something is to be written to, looked at before the work that makes it."""
+"""Places that something is written to: looked at before the work that makes it, and replaced whole."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
 
-__all__ = ['check_file', 'check_folder']
+__all__ = ['check_file', 'check_folder', 'replacing']
 
 
 def check_folder(path: str | Path, what: str, option: str | None = None) -> None:
@@ -44,3 +46,21 @@ def check_file(path: str | Path, option: str) -> None:
     if Path(path).is_dir():
         raise UserError(f'{option} {path} is a folder; name a file')
     check_folder(Path(path).absolute().parent, f'{option} {path}: the folder', option)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that a reader finds the old one or the new one, never half of one.
+
+    Args:
+        path: The file; its folder is there.
+
+    Yields:
+        The path to write to. It takes the place of the file if all goes well, and is removed if not.
+    """
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from .errors import UserError
+from .paths import replacing
 
 __all__ = [
     'Classification',
@@ -353,8 +354,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         'classes': predictions.classes,
         'metrics': predictions.metrics,
     }
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    with draft.open('wb') as file:
+    with replacing(path) as draft, draft.open('wb') as file:
         if isinstance(predictions, Detection):
             content = {
                 **meta,
@@ -368,7 +368,6 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         else:
             arrays = {name: getattr(predictions, name) for name in predictions.arrays}
             np.savez_compressed(file, meta=np.array(json.dumps(meta)), ids=np.array(predictions.ids, str), **arrays)
-    os.replace(draft, path)
 
 
 def read_predictions(path: str | Path) -> Classification | Segmentation | Detection:

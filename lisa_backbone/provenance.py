@@ -28,6 +28,7 @@ from .config import config_digest, leaf_datasets, load_config, own_weights, walk
 __all__ = [
     'LOCAL_OPTIONS',
     'code_state',
+    'commit_words',
     'config_of',
     'count_backbone_macs',
     'data_of',
@@ -50,8 +51,12 @@ _RUN = ('lisa_backbone/*.py', 'configs/*.py', 'tools/*.py')
 
 def dated() -> dict[str, str]:
     """The last columns of a row that is measured here and now: ``date``, and ``commit`` with a word of any changes."""
-    code = code_state()
-    return {'date': date.today().isoformat(), 'commit': code['commit'][:10] + ('+changes' if code['dirty'] else '')}
+    return {'date': date.today().isoformat(), 'commit': commit_words(code_state())}
+
+
+def commit_words(code: dict[str, Any]) -> str:
+    """What :func:`code_state` gives, in short."""
+    return code['commit'][:10] + ('+changes' if code['dirty'] else '')
 
 
 @cache

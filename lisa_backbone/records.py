@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -18,6 +17,7 @@ import jsonschema
 
 from .errors import UserError
 from .locks import locked
+from .paths import replacing
 
 __all__ = [
     'MEASURED',
@@ -279,10 +279,9 @@ def add_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     with locked(path):
         standing = read_records(path)
         check_records([*((f'{path}, line {number},', record) for number, record in enumerate(standing, 1)), *new])
-        draft = path.with_name(f'.{path.name}.{os.getpid()}')
         lines = [json.dumps(record, allow_nan=False) + '\n' for record in [*standing, *(record for _, record in new)]]
-        draft.write_text(''.join(lines))
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_text(''.join(lines))
 
 
 def _numbers(node: Any, path: str = '') -> Iterator[tuple[str, float]]:

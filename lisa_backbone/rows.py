@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 from .locks import locked
+from .paths import replacing
 
 __all__ = ['append_rows', 'holds', 'read_rows', 'refuse_known']
 
@@ -24,20 +24,27 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     Raises:
         UserError: It is no CSV file, lacks a column, or a row of it is cut off.
     """
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline='', encoding='utf-8') as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path} is no CSV file ({error}); name another') from error
+    head, rows = _read(path)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(f'{path}, row {number}, has not as many fields as there are columns; mend or remove it')
-    lacking = [name for name in columns if rows and name not in rows[0]]
+    lacking = [name for name in columns if head and name not in head]
     if lacking:
         raise UserError(f'{path} has no column {lacking[0]!r}, so it is a file of another kind; name another')
     return rows
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a file."""
+    if not path.exists():
+        return [], []
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            return list(reader.fieldnames or ()), rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} is no CSV file ({error}); name another') from error
 
 
 def holds(rows: Iterable[Mapping[str, str]], named: Mapping[str, Any]) -> bool:
@@ -79,12 +86,12 @@ def append_rows(path: Path, rows: Sequence[dict], replaced: Sequence[dict] = ())
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
-        kept = [row for row in read_rows(path) if row not in replaced]
-        if kept and not set(kept[0]) <= set(rows[0]):  # it may be of before there was a column
+        there = read_rows(path)
+        kept = [row for row in there if row not in replaced]
+        stays = _read(path)[0] if kept or not there else []  # a first line alone may be that of a file of another kind
+        if not set(stays) <= set(rows[0]):  # it may be of before there was a column
             raise UserError(f'{path} has other columns than what is to be added to it; name another --out')
-        draft = path.with_name(f'.{path.name}.{os.getpid()}')
-        with draft.open('w', newline='', encoding='utf-8') as file:
+        with replacing(path) as draft, draft.open('w', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows([*kept, *rows])
-        os.replace(draft, path)

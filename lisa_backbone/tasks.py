@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -249,9 +250,10 @@ def make_data(task: Task, data: Path) -> dict:
     """
     kind, root = mini_set(task.mini), data / task.data
     if (root / RECORD).is_file():
-        record = json.loads((root / RECORD).read_text())
-        if record.get('set') == kind.name and record.get('fingerprint'):
-            return record
+        with suppress(ValueError, AttributeError):  # no record: told by the maker, with the mend
+            record = json.loads((root / RECORD).read_text())
+            if record.get('set') == kind.name and record.get('fingerprint'):
+                return record
     return kind.make(root)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lisa_backbone import jobs
-from lisa_backbone.jobs import Processes, duration, work_through
+from lisa_backbone.jobs import Processes, duration, threads_each, work_through
 
 
 def run(code, log, limit=None, threads=1):
@@ -209,3 +209,10 @@ def test_error_in_the_work_ends_the_rest(tmp_path):
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='of Linux alone')
+def test_threads_are_shares_of_the_cores_that_a_job_was_given(monkeypatch):
+    monkeypatch.setattr('os.cpu_count', lambda: 128)
+    monkeypatch.setattr('os.sched_getaffinity', lambda process: set(range(8)))
+    assert [threads_each(workers) for workers in (1, 3, 8, 20)] == [8, 2, 1, 1]

@@ -27,7 +27,7 @@ from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_sets import mini_set  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.jobs import Processes, sentence_of, work_through  # noqa: E402
-from lisa_backbone.leaderboard.models import Model, attention_options, list_models, weights_of  # noqa: E402
+from lisa_backbone.leaderboard.models import Model, attention_options, list_models, recipe_options, weights_of  # noqa: E402
 from lisa_backbone.leaderboard.sweep import (  # noqa: E402
     Run,
     Settings,
@@ -83,7 +83,7 @@ work.mkdir(parents=True, exist_ok=True)
 path = work / 'metrics.json'
 content = json.loads(path.read_text()) if path.exists() else dict()
 start = options.get('model.backbone.init_cfg.checkpoint')
-content[mode] = dict(checkpoint=str(work / 'last.pth'), start=start)
+content[mode] = dict(checkpoint=str(work / 'last.pth'), start=start, code=dict(commit='c' * 40, dirty=False))
 path.write_text(json.dumps(content))
 if mode == 'test':
     name = pathlib.Path(sys.argv[1]).stem
@@ -248,16 +248,64 @@ def test_a_share_of_the_schedule(config, options, expected):
     assert schedule_options(REPO / 'configs' / f'{config}.py', options, 1) == []
 
 
-def test_what_is_done_is_passed_over(place):
+def test_what_is_done_is_passed_over(place, capsys):
     run_sweep([ONE], [LISA], [0], settings(place))
     calls(place)
     run_sweep([ONE], [LISA, SOFTMAX], [0, 0], settings(place, jobs=2))
     assert [call.split()[0] for call in calls(place)] == ['train', 'test']
     assert len(results(place)) == 2
+    assert 'will not be repeated' not in capsys.readouterr().out
     (place / 'results' / 'mini.jsonl').unlink()  # the records are still in the work directories
     run_sweep([ONE], [LISA, SOFTMAX], [0], settings(place))
     assert calls(place) == []
     assert len(results(place)) == 2
+    # the code may be another by now, which is said
+    told = f'2 trainings in {place}/runs by commit cccccccccc (now '
+    assert capsys.readouterr().out.startswith(told)
+
+
+def test_a_sweep_without_locks_of_files(place, monkeypatch):
+    """As a file system of a cluster may be."""
+
+    def flock(file, operation):
+        raise OSError(38, 'Function not implemented')
+
+    monkeypatch.setattr('fcntl.flock', flock)
+    assert run_sweep([ONE], [LISA], [0], settings(place)) == {}
+    assert len(results(place)) == 1
+
+
+def test_a_broken_file_of_a_start_is_told_of_its_run(place, monkeypatch):
+    run_sweep([ONE], [LISA], [0, 1], settings(place))
+    path = next((place / 'runs').glob('mini-one/*/*-0/metrics.json'))
+    path.write_text(path.read_text()[:20])
+    failed = run_sweep([TWO], [LISA], [0, 1], settings(place))
+    assert [run.seed for run in failed] == [0]
+    assert next(iter(failed.values())).startswith('JSONDecodeError: ')
+    assert [r['seed'] for r in results(place) if r['task'] == 'mini Two'] == [1]
+
+
+@pytest.mark.parametrize('pair', ['load_from=a.pth', 'model.backbone.init_cfg.checkpoint=a.pth', 'data_root=elsewhere'])
+def test_what_is_no_part_of_a_setting_is_refused(place, pair):
+    """Its runs could not be told from those without it."""
+    with pytest.raises(UserError, match=rf'--cfg-options {re.escape(pair)} is not for a sweep'):
+        run_sweep([ONE], [LISA], [0], settings(place, options=('name=b', pair)))
+    assert not (place / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+    ('config', 'further', 'processes', 'expected'),
+    [
+        ('seg/swin-t_upernet_8xb2-160k_ade20k-512x512', ('train_dataloader.batch_size=4',), 4, []),
+        ('seg/swin-t_upernet_8xb2-160k_ade20k-512x512', ('train_dataloader.batch_size=1',), 16, []),
+        ('seg/swin-t_upernet_8xb2-160k_ade20k-512x512', (), 8, []),
+        ('det/mask-rcnn_swin-t_fpn_1x_coco', ('train_dataloader.batch_size=4',), 8, ['auto_scale_lr.enable=True']),
+    ],
+)
+def test_the_batch_of_a_recipe_is_that_of_the_overrides(config, further, processes, expected):
+    task = next(task for task in REAL_TASKS if task.model_of(f'configs/{config}.py'))
+    found = recipe_options(task, Model('swin-t'), REPO, processes, further)
+    assert [pair for pair in found if not pair.startswith('model.')] == expected
 
 
 def test_stopped_runs_go_on(place):

@@ -13,6 +13,7 @@ pytest.importorskip('matplotlib')
 from test_report import published, run  # noqa: E402
 
 from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.figures import LISA  # noqa: E402
 from lisa_backbone.leaderboard.plot import draw_results  # noqa: E402
 
 
@@ -52,6 +53,23 @@ def test_small_costs_are_in_millions(tmp_path):
     figure = draw_results(operator('XCA', (0.5,)), tmp_path / 'a.svg', ('macs', 'parameters'))
     assert [points(axes)[0][0] for axes in figure.axes] == [70, 1]
     assert figure.axes[0].get_xlabel().endswith(', M')
+
+
+@pytest.mark.parametrize('others', [0, 12], ids=['few', 'many'])
+def test_models_of_one_operator_have_names_of_their_own(tmp_path, others):
+    records = [one for i in range(others) for one in operator(f'Operator{i:02d}', (0.5 + i / 100,))]
+    for arch, value in (('lisa-t', 0.8), ('lisa-s', 0.9)):
+        macs = {'value': 90_000_000, 'input': [1, 3, 8, 64, 64]}
+        more = dict(attention='LiSAttention', metrics={'top-1': value}, macs=macs)
+        records += [run(f'{arch}, LiSAttention', 0, 'mini SSv2', **more)]
+    axes = draw_results(records, tmp_path / 'a.png').axes[0]
+    labels = axes.get_yticklabels() if others else axes.texts
+    named = {label.get_text(): label.get_color() for label in labels}
+    assert len(named) == others + 2
+    assert {name for name, colour in named.items() if colour == LISA} == {
+        'lisa-t, LiSAttention',
+        'lisa-s, LiSAttention',
+    }
 
 
 def test_names_of_a_few_do_not_overlap(tmp_path):

@@ -1,5 +1,6 @@
 """Rows of a CSV file: whole after a kill, and refused where they are of another kind."""
 
+import errno
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ def test_rows_are_added_and_replaced(tmp_path):
         (b'a\n1,2\n', 'row 1, has not as many fields'),
         (b'\xff\xfe', 'is no CSV file'),
         (b'c,d\n1,2\n', "has no column 'a', so it is a file of another kind"),
+        (b'a line of notes', "has no column 'a', so it is a file of another kind"),
     ],
 )
 def test_files_of_another_kind_are_refused_and_left(tmp_path, content, said):
@@ -62,6 +64,22 @@ def test_a_path_that_cannot_be_used_is_one_sentence(tmp_path, capsys, place):
     assert left.value.code == 2
     assert said.startswith(f'error: {tmp_path / place} cannot be used (')
     assert said.count('\n') == 1
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, capsys, monkeypatch):
+    path = tmp_path / 'a.csv'
+    append_rows(path, [{'a': 1}])
+
+    def full(self, rows):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('csv.DictWriter.writerows', full)
+    with pytest.raises(SystemExit) as left:
+        exit_with_sentence(lambda: append_rows(path, [{'a': 2}]))
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith('error: the disk cannot be used (No space left on device)')
+    assert [one.name for one in tmp_path.iterdir()] == ['a.csv']  # no draft is left behind
+    assert read_rows(path) == [{'a': '1'}]
 
 
 def test_errors_of_the_program_keep_their_traceback():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from ..errors import UserError
+from ..paths import replacing
 from .mini import COMMANDS, RECORD, MiniSet, content_digest, remake_command
 
 __all__ = ['mini_set', 'standing_record']
@@ -52,10 +52,8 @@ def standing_record(root: Path) -> dict:
     if not same:
         raise UserError(f'the files of {root} are not those that were made; make it anew with `{remake_command(root)}`')
     if not noted:
-        draft = path.with_name(f'.{RECORD}.{os.getpid()}')
-        with suppress(OSError):  # a set that is only read
+        with suppress(OSError), replacing(path) as draft:  # the set may be one that is only read
             draft.write_text(json.dumps({**record, 'sha256': found}, indent=2) + '\n')
-            os.replace(draft, path)
     return record
 
 

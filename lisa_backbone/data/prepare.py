@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..paths import replacing
 from .video_files import CACHE, inspect_video
 
 __all__ = ['CHECKS', 'VideoSplit', 'prepare_kinetics', 'prepare_ssv2']
@@ -352,13 +353,8 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     if not lines:
         path.unlink(missing_ok=True)
         return
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    with replacing(path) as draft:
         draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def weights_of(task: Task, model: Model, root: Path) -> list[str]:
     return public_weights(load_config(root / task.config_of(model.name)))
 
 
-def recipe_options(task: Task, model: Model, root: Path, processes: int) -> list[str]:
+def recipe_options(task: Task, model: Model, root: Path, processes: int, further: Sequence[str] = ()) -> list[str]:
     """Overrides of a run that nobody changes: operator, those of the task, and of a real one the batch and weights.
 
     Args:
@@ -122,13 +122,15 @@ def recipe_options(task: Task, model: Model, root: Path, processes: int) -> list
         model: The model.
         root: The checkout.
         processes: Processes that train.
+        further: Overrides of the user, which may change the batch of each.
 
     Returns:
         ``KEY=VALUE`` pairs for ``--cfg-options``, but for those that only say where files lie.
     """
     options = [*attention_options(model.attention), *task.options]
     if not task.mini:
-        options += batch_options(load_config(root / task.config_of(model.name)), processes)
+        cfg = load_config(root / task.config_of(model.name), parse_options([*options, *further]))
+        options += batch_options(cfg, processes)
         options += [pair for pair in weights_of(task, model, root) if not is_local(pair)]
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -27,11 +28,13 @@ _PLACES = tuple(
     (side, out, dy) for far in _FAR for out in (6, far) for side in (1, -1, 0) for dy in (0, far, -far) if side or dy
 )
 _SIZE = 6.5  # of the names, points
+_COLOURS = {'LiSAttention': LISA, 'SelfAttention': SOFTMAX}
 _CROWD = 12  # models of a task from which on names do not fit between points
 
 
 class _Point(NamedTuple):
     name: str
+    colour: str
     x: float
     mean: float
     deviation: float
@@ -121,13 +124,18 @@ def _points(
 ) -> tuple[str, list[_Point]]:
     """The label of the cost, and the points of a column."""
     group, labels, points = section.groups[number], {}, []
-    for row in section.rows:
-        cell = row.cells.get((number, group.metrics[0]))
-        for axis, value in costs(cell, row.model, benchmarks).items() if cell else ():
+    drawn = [row for row in section.rows if (number, group.metrics[0]) in row.cells]
+    short = Counter(row.attention or row.backbone for row in drawn)
+    for row in drawn:
+        cell = row.cells[number, group.metrics[0]]
+        name = row.attention or row.backbone
+        name = name if short[name] == 1 else row.model
+        for axis, value in costs(cell, row.model, benchmarks).items():
             if axis.label.startswith(start):
                 labels[axis] = None
                 deviation = 100 * (cell.summary.deviation or 0)
-                points.append(_Point(row.attention or row.backbone, value, 100 * cell.summary.mean, deviation))
+                colour = _COLOURS.get(row.attention, OTHERS[-1])
+                points.append(_Point(name, colour, value, 100 * cell.summary.mean, deviation))
     if len(labels) != 1:
         found = ' and '.join(axis.label for axis in labels) or 'none'
         raise UserError(
@@ -143,8 +151,7 @@ def _points(
 
 def _draw(axes: Axes, points: Sequence[_Point]) -> None:
     for point in points:
-        colour = _colour(point.name)
-        axes.errorbar(point.x, point.mean, point.deviation, fmt='o', ms=4, capsize=2, lw=1, color=colour)
+        axes.errorbar(point.x, point.mean, point.deviation, fmt='o', ms=4, capsize=2, lw=1, color=point.colour)
     axes.margins(x=0.25, y=0.08)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=7)
@@ -161,25 +168,21 @@ def _list(figure: Figure, section: Section, columns: Sequence[int], costs_of: Se
         places = {point.name: place for place, point in enumerate(points)}
         for point in points:
             bar = {'xerr': point.deviation, 'capsize': 2} if point.deviation else {}
-            first.errorbar(point.mean, places[point.name], fmt='o', ms=4, lw=1, color=_colour(point.name), **bar)
+            first.errorbar(point.mean, places[point.name], fmt='o', ms=4, lw=1, color=point.colour, **bar)
         group = section.groups[number]
         first.set_title(f'{group.title}, {group.metrics[0]}', fontsize=9)
         first.set_yticks(range(len(points)), list(places), fontsize=8)
-        for label in first.get_yticklabels():
-            label.set_color(_colour(label.get_text()))
+        for label, point in zip(first.get_yticklabels(), points, strict=True):
+            label.set_color(point.colour)
         first.set_xlabel('percent', fontsize=8)
         for axes, (label, costs_there) in zip(others, found, strict=True):
             for point in costs_there:
-                axes.barh(places[point.name], point.x, height=0.6, color=_colour(point.name))
+                axes.barh(places[point.name], point.x, height=0.6, color=point.colour)
             axes.set_xlabel(fill(label, 40), fontsize=7)
         for axes in (first, *others):
             axes.grid(alpha=0.25)
             axes.tick_params(axis='x', labelsize=7)
         first.set_ylim(-0.8, len(points) - 0.2)
-
-
-def _colour(name: str) -> str:
-    return {'LiSAttention': LISA, 'SelfAttention': SOFTMAX}.get(name, OTHERS[-1])
 
 
 def _name(axes: Axes, points: Sequence[_Point], renderer: Any) -> None:
@@ -202,7 +205,7 @@ def _name(axes: Axes, points: Sequence[_Point], renderer: Any) -> None:
                 ha={1: 'left', -1: 'right', 0: 'center'}[side],
                 va='center',
                 fontsize=_SIZE,
-                color=_colour(point.name),
+                color=point.colour,
                 arrowprops={'arrowstyle': '-', 'lw': 0.4, 'color': '0.6'} if max(abs(up), out) > 7 else None,
             )
             box = text.get_window_extent(renderer).extents

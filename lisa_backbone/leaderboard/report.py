@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..paths import replacing
 from .page import page
 from .sections import Cell, Group, Row, Section, sections
 from .statistics import RANK_METHOD
@@ -41,9 +41,8 @@ def report(
     paths = []
     for name, text in report_texts(records, benchmarks).items():
         paths.append(out_dir / name)
-        draft = out_dir / f'.{name}.{os.getpid()}'
-        draft.write_text(text, encoding='utf-8', newline='')
-        os.replace(draft, paths[-1])
+        with replacing(paths[-1]) as draft:
+            draft.write_text(text, encoding='utf-8', newline='')
     return paths
 
 

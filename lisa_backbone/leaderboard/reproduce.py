@@ -20,7 +20,7 @@ from ..config import load_config, nearest, parse_options
 from ..data.mini_sets import mini_set
 from ..errors import UserError
 from ..jobs import Processes, duration, threads_each
-from ..provenance import config_of
+from ..provenance import code_state, commit_words, config_of
 from ..records import MEASURED
 from ..tasks import MINI_CONTROLS, MINI_TASKS, REAL_TASKS, Task
 from .lint import is_this_stack
@@ -110,12 +110,14 @@ class Step:
         words: The command, after the Python interpreter.
         work_dir: Where it writes; none for data.
         start: Work directory whose best checkpoint it starts from.
+        processes: Processes that it runs in.
     """
 
     what: str
     words: tuple[str, ...]
     work_dir: str = ''
     start: str = ''
+    processes: int = 1
 
     def line(self) -> str:
         """The command as a shell takes it."""
@@ -368,11 +370,14 @@ def run_steps(steps: Sequence[Step], root: Path) -> Path:
     Raises:
         UserError: One failed, or the test wrote no record.
     """
-    processes = Processes(threads_each(1))
+    processes = Processes(threads_each(max(step.processes for step in steps)))
     written = _written(root / steps[-1].work_dir)
     for step in steps:
         print(f'$ {step.line()}', flush=True)
         if step.work_dir and 'tools/train.py' in step.words and 'train' in _entries(root / step.work_dir):
+            code = _entries(root / step.work_dir)['train'].get('code')
+            by = commit_words(code) if code else 'unknown'
+            print(f'made before, by commit {by} (now {commit_words(code_state())})', flush=True)
             continue
         words = list(step.words)
         if step.start:
@@ -519,7 +524,7 @@ def _command(mode: str, one: Training, start: str = '') -> Step:
     pairs = [*data, *one.options, *(one.weights if mode == 'train' else ())]
     if pairs or start:
         words += ['--cfg-options', *pairs]
-    return Step(f'{mode} on {one.task.name}', tuple(words), one.work_dir, start)
+    return Step(f'{mode} on {one.task.name}', tuple(words), one.work_dir, start, one.processes)
 
 
 def _entries(work_dir: Path) -> dict:

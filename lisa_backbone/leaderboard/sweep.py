@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..config import load_config, parse_options
 from ..errors import UserError
 from ..jobs import Processes, Starter, duration, threads_each, work_through
 from ..paths import check_file, check_folder
-from ..provenance import config_of
+from ..provenance import code_state, commit_words, config_of
 from ..records import add_records, read_records
 from ..tasks import Task, check_real_data, make_data
 from ..work_dir import file_in
@@ -157,6 +157,11 @@ def run_sweep(
         raise UserError(f'--schedule {settings.schedule} is for mini tasks; leave it out, or change the config')
     if min(seeds) < 0:
         raise UserError(f'--seeds {min(seeds)} must not be negative')
+    for pair in filter(is_local, settings.options):
+        raise UserError(
+            f'--cfg-options {pair} is not for a sweep, which tells its runs apart by all but where files lie; name '
+            f'folders with --data and --work-dir, or train from a file of weights with tools/train.py'
+        )
     check_file(settings.results, '--results')
     check_folder(settings.work, '--work-dir')
     pairs = [(task, model) for task in tasks for model in models if model.takes(task)]
@@ -196,7 +201,24 @@ def run_sweep(
         runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
         locks = {Run(task, model, seed): threading.Lock() for task, model in needed for seed in seeds}
         sweep = _Sweep(settings, digests, options, weights, fingerprints, processes, locks)
+        _tell_of_other_code(runs, sweep)
         return _run_all(runs, sweep, _seconds(records))
+
+
+def _tell_of_other_code(runs: Sequence[Run], sweep: _Sweep) -> None:
+    """Say which trainings are there already and were made by other code than this, with which they are not repeated."""
+    now, made = code_state(), []
+    for one in dict.fromkeys(one for run in runs for one in (sweep.first(run), run) if one):
+        with suppress(OSError, ValueError):  # told when its turn comes
+            trained = _entries(sweep.work_dir(one)).get('train')
+            if trained and (now['dirty'] or trained.get('code') != now):
+                made.append(commit_words(trained['code']) if trained.get('code') else 'unknown')
+    if made:
+        words = '1 training' if len(made) == 1 else f'{len(made)} trainings'
+        print(
+            f'{words} in {sweep.settings.work} by commit {", ".join(dict.fromkeys(made))} (now {commit_words(now)}) '
+            f'will not be repeated; for new ones name another --work-dir'
+        )
 
 
 def time_left(
@@ -234,7 +256,7 @@ def _starter(settings: Settings) -> Starter:
     if settings.executor == 'processes':
         if settings.slurm is not None:
             raise UserError('--slurm is not for --executor processes; leave out one of the two')
-        return Processes(threads or threads_each(jobs), _devices(jobs, gpus))
+        return Processes(threads or threads_each(jobs * max(gpus, 1)), _devices(jobs, gpus))
     from ..cluster import Jobs, slurm_parameters  # importing submitit sets up logging anew
 
     if settings.executor == 'slurm':
@@ -264,7 +286,7 @@ def _devices(jobs: int, gpus: int) -> list[str]:
 def _options(task: Task, model: Model, settings: Settings) -> list[str]:
     """Overrides of a run; of two with one key the last counts."""
     return [
-        *recipe_options(task, model, settings.root, max(settings.gpus, 1)),
+        *recipe_options(task, model, settings.root, max(settings.gpus, 1), settings.options),
         *schedule_options(settings.root / task.config_of(model.name), task.options, settings.schedule),
         *settings.options,
     ]
@@ -337,6 +359,8 @@ def _alone(work: Path) -> Iterator[None]:
             raise UserError(
                 f'another sweep is at work in {work}; wait for it, or name another folder with --work-dir'
             ) from error
+        except OSError:  # a file system without locks
+            pass
         yield
 
 
@@ -351,7 +375,8 @@ def _run_all(runs: list[Run], sweep: _Sweep, took: dict[str, list[float]]) -> di
             now = time.perf_counter()
             if now >= quiet_until:
                 quiet_until = now + (2 if sys.stderr.isatty() else 60)
-                bar.set_postfix_str(_state(waiting, sweep, took))
+                with suppress(OSError, ValueError):  # a file that cannot be read is told of the run that needs it
+                    bar.set_postfix_str(_state(waiting, sweep, took))
 
         def done(run: Run, result: dict | str) -> None:
             del waiting[run]
