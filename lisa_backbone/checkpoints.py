@@ -381,7 +381,7 @@ def check_resumable(model: nn.Module, path: str) -> FitReport:
         The report.
 
     Raises:
-        UserError: The file cannot be read, belongs to another model, or holds weights only.
+        UserError: The file cannot be read, belongs to another model, holds weights only, or a config that would be run.
     """
     content = read_checkpoint(path)
     report = _check_all(model, content, path, 1.0, allow=False)
@@ -391,6 +391,11 @@ def check_resumable(model: nn.Module, path: str) -> FitReport:
         raise UserError(
             f'checkpoint {path} has no {what} and cannot be resumed; to start a new run from its weights, give it as '
             f'--cfg-options load_from={path}'
+        )
+    if 'config' in content['meta']:  # of mmcv 1; Runner.resume would execute it as a config file
+        raise UserError(
+            f'{path} was refused because resuming would run its meta.config as code; to start a new run from its '
+            f'weights, give it as --cfg-options load_from={path}'
         )
     return report
 

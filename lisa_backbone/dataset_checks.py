@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def check_data(cfg: Config, loaders: Sequence[str], check_images: str = 'sample'
                 _check_paths(path, leaf)
                 continue
             check, options = kind(path, leaf, cls, head, labelled)
+            if kind is _detection:
+                _check_detection_heads(cfg, path, options['classes'])
             if (job := (check.__name__, *options.values())) not in seen:
                 seen.add(job)
                 notes += _run(path, check, check_images, options)
@@ -92,6 +95,18 @@ def _detection(path: str, leaf: dict, cls: type, head: int | None, labelled: boo
         'need_annotations': labelled,
         'classes': tuple(metainfo.get('classes') or ()) or None,
     }
+
+
+def _check_detection_heads(cfg: Config, path: str, classes: tuple[str, ...] | None) -> None:
+    """Stop if a head has fewer classes than the data: RetinaNet would learn the next one as background."""
+    for name, node in walk_dicts(cfg.get('model'), 'model'):
+        found = node.get('num_classes')
+        if not re.search(r'(bbox|mask)_head(\.\d+)?$', name) or type(found) is not int or node.get('class_agnostic'):
+            continue
+        if classes and len(classes) > found:
+            raise UserError(
+                f'{path} has {len(classes)} classes and {name}.num_classes={found}; set num_classes={len(classes)}'
+            )
 
 
 def _segmentation(path: str, leaf: dict, cls: type, head: int | None, labelled: bool) -> tuple[Callable, dict]:

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from .checkpoints import FitReport, check_checkpoint, check_load_from, check_pretrained, check_resumable, quiet
+from .complexity import count_parameters
 from .config import nearest, own_weights, walk_dicts
 from .dataset_checks import check_data
 from .errors import UserError
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _IMAGE_PREPROCESSORS = ('DetDataPreprocessor', 'SegDataPreProcessor', 'ClsDataPreprocessor', 'ImgDataPreprocessor')
+_NEARLY_ALL = 0.9  # of the parameters of a backbone
 _LOG_LEVELS = ('CRITICAL', 'FATAL', 'ERROR', 'WARNING', 'WARN', 'INFO', 'DEBUG', 'NOTSET')  # those of logging
 
 
@@ -96,7 +98,7 @@ def preflight(
         if cfg.get('load_from'):
             found.fits += check_load_from(found.model, str(cfg.load_from), min_fit)
         elif isinstance(getattr(found.model, 'backbone', None), nn.Module):
-            covered = any('model.backbone'.startswith(report.target) for report in found.fits)
+            covered = any(_covers(found.model, report.target) for report in found.fits)
             if cfg.model.get('backbone', {}).get('pretrained') is True:
                 found.notes = [f'model.backbone starts from {own_weights(cfg.model.backbone)}, loaded as it is built']
             elif not covered:
@@ -182,6 +184,16 @@ def _check_values(cfg: Config) -> None:
     level = cfg.get('log_level')
     if isinstance(level, str) and level not in _LOG_LEVELS:
         raise UserError(f'config: log_level={level!r} is unknown{nearest(level, _LOG_LEVELS)}')
+
+
+def _covers(model: nn.Module, target: str) -> bool:
+    """Whether what was loaded into a part of a model is its backbone, or nearly all of it as in a wrapper."""
+    if 'model.backbone'.startswith(target):
+        return True
+    if not target.startswith('model.backbone.'):
+        return False
+    part = model.get_submodule(target.removeprefix('model.'))
+    return count_parameters(part) >= _NEARLY_ALL * count_parameters(model.backbone)
 
 
 def _at(cfg: Any, key: str) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from .config import in_full_precision, walk_dicts
 from .errors import UserError
 from .jobs import duration
 from .preflight import Preflight, build_model, preflight
+from .provenance import peak_mib
 from .run_errors import explained
 from .runner import (
     RunOptions,
@@ -297,10 +297,9 @@ def _report(
     factor = batch / scale['base_batch_size'] if scale.get('enable') else 1.0
     loop = real.train_cfg
     epochs = loop.get('max_epochs')
-    steps = math.ceil(lengths['train'] / batch) * epochs if _by_epoch(loop) else loop.get('max_iters')
+    steps = math.ceil(lengths['train'] / batch) * epochs if _by_epoch(loop) else _iterations(real)
     step = statistics.median(watch.seconds[1:] or watch.seconds)
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory()
     return {
         'config': real.filename,
         'items': _items(real),
@@ -317,7 +316,7 @@ def _report(
         'seconds_per_step': round(step, 3),
         'images_per_step': real_batch(runner),
         'seconds_in_all': round(steps * step * batch / real_batch(runner)),
-        'peak_memory_gib': round(peak / 2**30, 2),
+        'peak_memory_gib': round(peak_mib() / 2**10, 2),
         'weights': [report.record() for report in found.fits],
         'random_initialisation': found.random_modules,
         'losses': watch.losses,
@@ -411,5 +410,6 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _iterations(cfg: Config) -> int:
+    """Steps of the optimizer: mmengine counts each batch, also where gradients are accumulated."""
+    return math.ceil(cfg.train_cfg.max_iters / int(cfg.optim_wrapper.get('accumulative_counts', 1)))

@@ -30,7 +30,7 @@ from . import compat
 from .allocator import keep_freed_memory
 from .collect import METRICS_FILE, discard_record, write_json, write_record
 from .complexity import count_parameters
-from .config import leaf_datasets, load_config, null_empty_pretrained
+from .config import leaf_datasets, load_config, null_empty_pretrained, walk_dicts
 from .errors import UserError
 from .paths import check_folder
 from .predictions import keep_predictions
@@ -134,11 +134,12 @@ class MetricsHook(Hook):
         """Take the seconds and the weights of before a resumption, and leave the best checkpoints of others alone.
 
         mmengine removes the best checkpoint once there is a better one, by the path noted at its saving: of a work
-        directory that was copied since, that is the original's.
+        directory that was copied since, that is the original's. Without the file there is no score to beat either.
         """
         if not runner._resume:
             return
         meta = checkpoint.get('meta', {})
+        meta.pop('config', None)  # which mmengine would run as code
         self._before = meta.get(_SECONDS)
         self.weights = meta.get(_WEIGHTS, self.weights)
         noted = checkpoint.get('message_hub', {}).get('runtime_info', {})
@@ -148,6 +149,7 @@ class MetricsHook(Hook):
                 noted[key] = str(own)
             else:
                 del noted[key]
+                noted.pop(key.replace('best_ckpt', 'best_score', 1), None)
 
     def before_train(self, runner: Runner) -> None:
         """See whether anything is left to train; then the record of an earlier training here no longer holds."""
@@ -351,6 +353,11 @@ def _require_test(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's Runner, or the ``runner_type`` of the config."""
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():  # mmengine's own start-up asks for a GPU
+        synchronised = [node for _, node in walk_dicts(cfg.model) if node.get('type') == 'SyncBN']
+        for node in synchronised:
+            node['type'] = 'BN'
+        if synchronised:
+            print('SyncBN needs GPUs: here each process has batch norms of its own', flush=True)
         if not torch.distributed.is_initialized():
             timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
             torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
@@ -482,6 +489,11 @@ def _check_launcher(launcher: str) -> None:
     if launcher in _RANK and _RANK[launcher] not in os.environ:
         how = {'pytorch': 'torchrun', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
         raise UserError(f'--launcher {launcher}: start this command with {how}, or leave the option out')
+    if launcher == 'mpi':
+        if 'MASTER_ADDR' not in os.environ:
+            raise UserError('--launcher mpi: MASTER_ADDR is not set; export it, as the host of the first process')
+        # mmengine sets it for Slurm alone, and chooses the GPU by it
+        os.environ['LOCAL_RANK'] = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))
 
 
 def _records(work_dir: str) -> dict[str, Any]:

@@ -179,6 +179,14 @@ def test_resuming_needs_progress_and_optimizer(tmp_path):
     assert check_resumable(Detector(), whole).share == 1
 
 
+def test_a_config_that_resuming_would_run_is_refused(tmp_path):
+    """A plain string, so that weights-only loading lets it pass; Runner.resume executes it."""
+    meta = {'iter': 3, 'epoch': 1, 'config': f'open({str(tmp_path / "owned")!r}, "w")'}
+    path = save(tmp_path / 'c.pth', Detector().state_dict(), meta=meta, optimizer={}, message_hub={})
+    with pytest.raises(UserError, match=r'c\.pth was refused because resuming would run its meta\.config as code'):
+        check_resumable(Detector(), path)
+
+
 @pytest.mark.parametrize(
     ('content', 'said'),
     [

@@ -44,6 +44,28 @@ def refuse(cfg, *words, **options):
         assert str(word) in sentence
 
 
+@pytest.mark.parametrize(('heads', 'named'), [((9, 10), 'bbox_head'), ((10, 9), 'mask_head'), ((10, 10), None)])
+def test_detection_heads_of_fewer_classes(tmp_path, monkeypatch, heads, named):
+    """RetinaNet would learn the next class as background."""
+    monkeypatch.setattr('lisa_backbone.dataset_checks._run', lambda *args: [])
+    for part in ('train', 'val'):
+        (tmp_path / 'annotations').mkdir(exist_ok=True)
+        (tmp_path / 'annotations' / f'instances_{part}2017.json').touch()
+    keys = (f'model.roi_head.{name}_head.num_classes' for name in ('bbox', 'mask'))
+    cfg = config('mask-rcnn_lisa-p_fpn_mini-coco', tmp_path, **dict(zip(keys, heads, strict=True)))
+    if named is None:
+        assert check_data(cfg, LOADERS) == []
+    else:
+        refuse(cfg, f'10 classes and model.roi_head.{named}.num_classes=9', 'set num_classes=10')
+
+
+def test_a_layer_of_another_width_is_a_sentence(tmp_path):
+    cfg = config('lisa-p_mini-imagenet', tmp_path)
+    told = r'a layer takes 9 channels and is given 7; if that is the head, set in_channels=7 of model\.head'
+    with pytest.raises(UserError, match=told), explained(cfg):
+        torch.nn.Linear(9, 2)(torch.zeros(3, 7))
+
+
 @pytest.fixture
 def seg(tmp_path):
     for part, split in ((p, s) for p in ('images', 'annotations') for s in ('training', 'validation')):

@@ -44,6 +44,7 @@ from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
     MetricsHook,
     RunOptions,
+    _check_launcher,
     _flags,
     prepare,
     record,
@@ -298,6 +299,7 @@ def test_the_best_checkpoint_of_an_original_outlives_its_copy(trained, bench):
         MetricsHook().after_load_checkpoint(runner, content)
         noted = content['message_hub']['runtime_info']
         assert noted.get('best_ckpt') == (str(copied / best.name) if own else None)
+        assert ('best_score' in noted) is own  # else nothing would be the best until that is beaten
         (copied / best.name).unlink(missing_ok=True)
     content['message_hub']['runtime_info']['best_score'] = -1.0  # whatever comes next is better
     content['message_hub']['runtime_info']['best_ckpt'] = str(best)
@@ -307,6 +309,25 @@ def test_the_best_checkpoint_of_an_original_outlives_its_copy(trained, bench):
     assert done.returncode == 0, done.stderr
     assert best.is_file()
     assert [one.name for one in copied.glob('best_*.pth')] == [best.name.replace('epoch_1', 'epoch_2')]
+
+
+def test_no_config_of_a_checkpoint_is_run(tmp_path):
+    """Also in the ranks that check nothing: mmengine runs it after this hook."""
+    checkpoint = {'meta': {'config': 'raise SystemExit', 'iter': 1}}
+    MetricsHook().after_load_checkpoint(SimpleNamespace(_resume=True, work_dir=str(tmp_path)), checkpoint)
+    assert checkpoint['meta'] == {'iter': 1}
+
+
+def test_mpi_needs_a_host_and_takes_the_gpu_of_its_rank(monkeypatch):
+    monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '9')
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '1')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.delenv('MASTER_ADDR', raising=False)
+    with pytest.raises(UserError, match='--launcher mpi: MASTER_ADDR is not set'):
+        _check_launcher('mpi')
+    monkeypatch.setenv('MASTER_ADDR', 'node0')
+    _check_launcher('mpi')
+    assert os.environ['LOCAL_RANK'] == '1'
 
 
 def test_a_record_is_of_the_files_that_the_run_started_with(bench, monkeypatch):
