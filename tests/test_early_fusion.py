@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lisa_backbone import compat
 
@@ -18,7 +19,7 @@ from mmengine.registry import MODELS  # noqa: E402
 from lisa_backbone.checkpoints import check_pretrained  # noqa: E402
 from lisa_backbone.config import load_config, null_empty_pretrained  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.preflight import build_model  # noqa: E402
+from lisa_backbone.preflight import _covers, build_model  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
@@ -65,3 +66,13 @@ def test_another_number_of_frames_is_told():
     state = copy.deepcopy(model.state_dict())
     model.load_state_dict(state)  # its own weights are taken as they are
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_weights_of_the_wrapped_backbone_are_those_of_the_backbone():
+    """Else a training would be told to start at random beside the line that says what was loaded."""
+    model = nn.Module()
+    model.backbone, model.backbone.backbone = nn.Module(), nn.Linear(30, 30)
+    model.backbone.stem = nn.Linear(3, 3)
+    assert [_covers(model, f'model.backbone{end}') for end in ('', '.backbone', '.stem')] == [True, True, False]
+    assert _covers(model, 'model')
+    assert not _covers(model, 'model.neck')

@@ -32,7 +32,7 @@ from lisa_backbone.rehearsals import (  # noqa: E402
     stand_in_of,
     table,
 )
-from lisa_backbone.rehearse import shrink  # noqa: E402
+from lisa_backbone.rehearse import _iterations, shrink  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIGS = REPO / 'configs'
@@ -321,3 +321,9 @@ def test_the_command_line(tmp_path):
     assert 0.9e6 < good_result.parameters < 1.2e6
     assert good_result.peak_memory_gib > 0.1
     assert broken_result.config == str(broken)
+
+
+@pytest.mark.parametrize(('counts', 'steps'), [(1, 160), (8, 20)])
+def test_steps_of_a_schedule_in_iterations_leave_out_accumulated_batches(counts, steps):
+    cfg = Config({'train_cfg': {'max_iters': 160}, 'optim_wrapper': {'accumulative_counts': counts}})
+    assert _iterations(cfg) == steps
