@@ -83,6 +83,7 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     from .config import parse_options
     from .runner import RunOptions
 
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))  # older launchers give it as an argument
+    # mpirun has another name for it, and older launchers give it as an argument
+    os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(args.local_rank)))
     given = {f.name: getattr(args, f.name) for f in fields(RunOptions) if hasattr(args, f.name)}
     return RunOptions(**{**given, 'cfg_options': parse_options(args.cfg_options)})

@@ -255,6 +255,8 @@ def check_channels(model: nn.Module) -> None:
             module.train(was_training)
         if name == 'backbone' and not isinstance(getattr(model, 'neck', None), nn.Module):
             _check_heads(model, image[1])
+        if name == 'neck':
+            _check_class_head(model, image[1])
 
 
 def _flow(model: nn.Module, image: torch.Tensor) -> Iterator[tuple[list, nn.Module, str]]:
@@ -282,6 +284,17 @@ def _raise_channels(model: nn.Module, name: str, given: Any, wrong: re.Match | N
             f'model.neck takes feature maps of {takes} channels and model.backbone gives {widths}; set '
             f'model.neck.in_channels={str(widths).replace(" ", "")}'
         )
+
+
+def _check_class_head(model: nn.Module, features: Any) -> None:
+    """Compare what a neck gives with what the head of a classifier takes."""
+    takes = getattr(getattr(model, 'head', None), 'in_channels', None)
+    last = features[-1] if isinstance(features, list | tuple) and features else features
+    if not isinstance(takes, int) or not isinstance(last, torch.Tensor) or last.ndim != 2:
+        return
+    given = last.shape[1]
+    if given != takes:
+        raise UserError(f'model.head takes {takes} channels and is given {given}; set model.head.in_channels={given}')
 
 
 def _check_heads(model: nn.Module, maps: Any) -> None:

@@ -350,14 +350,19 @@ def _require_test(cfg: Config) -> None:
         raise UserError(f'config {cfg.filename} has no test_dataloader; add one, with test_cfg and test_evaluator')
 
 
+def _without_sync_norms(cfg: Config) -> None:
+    """Put batch norms of each process in the place of those over all, which torch has for GPUs alone."""
+    synchronised = [node for _, node in walk_dicts(cfg.model) if node.get('type') == 'SyncBN']
+    for node in synchronised:
+        node['type'] = 'BN'
+    if synchronised:
+        print('SyncBN needs GPUs: here each process has batch norms of its own', flush=True)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's Runner, or the ``runner_type`` of the config."""
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():  # mmengine's own start-up asks for a GPU
-        synchronised = [node for _, node in walk_dicts(cfg.model) if node.get('type') == 'SyncBN']
-        for node in synchronised:
-            node['type'] = 'BN'
-        if synchronised:
-            print('SyncBN needs GPUs: here each process has batch norms of its own', flush=True)
+        _without_sync_norms(cfg)
         if not torch.distributed.is_initialized():
             timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
             torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
@@ -489,11 +494,8 @@ def _check_launcher(launcher: str) -> None:
     if launcher in _RANK and _RANK[launcher] not in os.environ:
         how = {'pytorch': 'torchrun', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
         raise UserError(f'--launcher {launcher}: start this command with {how}, or leave the option out')
-    if launcher == 'mpi':
-        if 'MASTER_ADDR' not in os.environ:
-            raise UserError('--launcher mpi: MASTER_ADDR is not set; export it, as the host of the first process')
-        # mmengine sets it for Slurm alone, and chooses the GPU by it
-        os.environ['LOCAL_RANK'] = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))
+    if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:
+        raise UserError('--launcher mpi: MASTER_ADDR is not set; export it, as the host of the first process')
 
 
 def _records(work_dir: str) -> dict[str, Any]:

@@ -59,11 +59,13 @@ def test_detection_heads_of_fewer_classes(tmp_path, monkeypatch, heads, named):
         refuse(cfg, f'10 classes and model.roi_head.{named}.num_classes=9', 'set num_classes=10')
 
 
-def test_a_layer_of_another_width_is_a_sentence(tmp_path):
-    cfg = config('lisa-p_mini-imagenet', tmp_path)
-    told = r'a layer takes 9 channels and is given 7; if that is the head, set in_channels=7 of model\.head'
+def test_a_head_of_videos_of_another_width_is_a_sentence(tmp_path):
+    cfg = config('lisa-p_u8_mini-ssv2-rgb', tmp_path, **{'model.cls_head.in_channels': 9})
+    told = r'model\.cls_head takes 9 channels and is given 7; set in_channels=7 of it'
     with pytest.raises(UserError, match=told), explained(cfg):
         torch.nn.Linear(9, 2)(torch.zeros(3, 7))
+    with pytest.raises(RuntimeError, match='mat1 and mat2'), explained(cfg):
+        torch.nn.Linear(8, 2)(torch.zeros(3, 7))  # a fault elsewhere keeps its traceback
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 
 from lisa_backbone import runner as runner_module  # noqa: E402
-from lisa_backbone.arguments import add_run_arguments  # noqa: E402
+from lisa_backbone.arguments import add_run_arguments, run_options  # noqa: E402
 from lisa_backbone.checkpoints import check_resumable  # noqa: E402
 from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
-from lisa_backbone.preflight import _check_values, build_model, explain_build_error  # noqa: E402
+from lisa_backbone.preflight import _check_values, build_model, check_channels, explain_build_error  # noqa: E402
 from lisa_backbone.provenance import file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
@@ -46,6 +46,7 @@ from lisa_backbone.runner import (  # noqa: E402
     RunOptions,
     _check_launcher,
     _flags,
+    _without_sync_norms,
     prepare,
     record,
     run_test,
@@ -321,13 +322,38 @@ def test_no_config_of_a_checkpoint_is_run(tmp_path):
 def test_mpi_needs_a_host_and_takes_the_gpu_of_its_rank(monkeypatch):
     monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '9')
     monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '1')
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.delenv('MASTER_ADDR', raising=False)
+    for name in ('MASTER_ADDR', 'LOCAL_RANK'):
+        monkeypatch.setenv(name, 'to be put back')
+        monkeypatch.delenv(name)
     with pytest.raises(UserError, match='--launcher mpi: MASTER_ADDR is not set'):
         _check_launcher('mpi')
     monkeypatch.setenv('MASTER_ADDR', 'node0')
     _check_launcher('mpi')
+    run_options(SimpleNamespace(config='mine.py', launcher='mpi', local_rank=0, cfg_options=None))
     assert os.environ['LOCAL_RANK'] == '1'
+
+
+def test_norms_over_all_processes_are_those_of_each_without_gpus(capsys):
+    cfg = load_config(REPO / 'configs' / 'seg' / 'lisa-t_fpn_8xb2-80k_ade20k-512x512.py')
+    assert 'SyncBN' in cfg.pretty_text
+    _without_sync_norms(cfg)
+    assert "type='SyncBN'" not in Config(cfg.model).pretty_text
+    assert capsys.readouterr().out == 'SyncBN needs GPUs: here each process has batch norms of its own\n'
+    _without_sync_norms(cfg)
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('width', [192, 96])
+def test_a_head_of_images_of_another_width_is_told(width):
+    cfg = load_config(REPO / 'configs' / 'pretrain' / 'lisa-p_mini-imagenet.py', {'model.head.in_channels': width})
+    model = build_model(cfg.model, cfg.data_preprocessor)
+    if width == 192:
+        check_channels(model)
+        return
+    with pytest.raises(
+        UserError, match=r'model\.head takes 96 channels and is given 192; set model\.head\.in_channels=192'
+    ):
+        check_channels(model)
 
 
 def test_a_record_is_of_the_files_that_the_run_started_with(bench, monkeypatch):
