@@ -59,7 +59,7 @@ def _explain(error: Exception, cfg: Config, loader: str, again: str) -> str | No
         return f'a data worker ran out of shared memory; enlarge /dev/shm, or set {loader}.num_workers=0'
     if isinstance(error, OSError) and error.errno == 28:
         return f'the disk of {cfg.work_dir} is full; free some space and {again}'
-    head = cfg.model.get('cls_head')  # that of videos, through which nothing is passed beforehand
+    head = (cfg.get('model') or {}).get('cls_head')  # that of videos, through which nothing is passed beforehand
     widths = re.search(r'mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)', text)
     if widths and isinstance(head, dict) and widths[2] == str(head.get('in_channels')):
         return f'model.cls_head takes {widths[2]} channels and is given {widths[1]}; set in_channels={widths[1]} of it'
