@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from .paths import replacing
 from .records import validate
 from .tasks import Task, task_of
 
-__all__ = ['METRICS_FILE', 'RECORD_FILE', 'attention_of', 'discard_record', 'record_of', 'write_json', 'write_record']
+__all__ = [
+    'METRICS_FILE',
+    'RECORD_FILE',
+    'attention_of',
+    'discard_record',
+    'plain_metrics',
+    'record_of',
+    'write_json',
+    'write_record',
+]
 
 METRICS_FILE = 'metrics.json'
 RECORD_FILE = 'record.json'
@@ -174,3 +184,15 @@ def write_json(path: str | Path, content: Any) -> None:
     path = Path(path)
     with replacing(path) as draft:
         draft.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + '\n')
+
+
+def plain_metrics(metrics: dict | None) -> dict[str, float | None]:
+    """Metrics as JSON can hold them."""
+    plain = {}
+    for name, value in (metrics or {}).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        plain[name] = number if math.isfinite(number) else None
+    return plain

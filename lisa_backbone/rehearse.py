@@ -19,22 +19,14 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoints import check_resumable
-from .collect import write_json
+from .collect import plain_metrics, write_json
 from .config import in_full_precision, walk_dicts
 from .errors import UserError
 from .jobs import duration
 from .preflight import Preflight, build_model, preflight
 from .provenance import peak_mib
 from .run_errors import explained
-from .runner import (
-    RunOptions,
-    build_runner,
-    plain_metrics,
-    prepare,
-    require_training,
-    total_batch,
-    versions,
-)
+from .runner import RunOptions, build_runner, prepare, require_training, total_batch, versions
 
 __all__ = ['FewOf', 'check_scale', 'rehearse', 'shrink']
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import platform
 import re
@@ -21,17 +20,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
 from .allocator import keep_freed_memory
-from .collect import METRICS_FILE, discard_record, write_json, write_record
+from .collect import METRICS_FILE, plain_metrics, write_json, write_record
 from .complexity import count_parameters
 from .config import leaf_datasets, load_config, null_empty_pretrained, walk_dicts
 from .errors import UserError
+from .metrics_hook import MetricsHook
 from .paths import check_folder
 from .predictions import keep_predictions
 from .preflight import Preflight, preflight
@@ -52,10 +51,8 @@ from .run_errors import explained
 from .work_dir import checkpoint_to_test, file_in, latest_checkpoint
 
 __all__ = [
-    'MetricsHook',
     'RunOptions',
     'build_runner',
-    'plain_metrics',
     'prepare',
     'record',
     'require_training',
@@ -65,7 +62,6 @@ __all__ = [
     'total_batch',
 ]
 
-_SECONDS, _WEIGHTS = 'train_seconds', 'initial_weights'  # in the meta of a checkpoint
 _PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmaction2', 'mmpretrain')
 _WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
 _CHECKS_TAKE = {'sample': 3600, 'all': 24 * 3600, 'none': 1800}  # seconds, at most
@@ -104,66 +100,6 @@ class RunOptions:
     show_dir: str | None = None
     check_images: str = 'sample'
     tta: bool = False
-
-
-class MetricsHook(Hook):
-    """Keep the metrics of every validation in memory, and carry what a record tells of a training through its stops.
-
-    Each checkpoint holds the seconds that led to it, those before a resumption included, so that what was lost between
-    the last checkpoint and an interruption does not count, and the weights that the training started from.
-
-    Args:
-        weights: The weights that the training starts from, as a record names them.
-    """
-
-    priority = 'VERY_LOW'
-
-    def __init__(self, weights: list[dict[str, str | None]] | None = None) -> None:
-        self.val: list[tuple[int, dict[str, float]]] = []
-        self.weights = weights or []
-        self.was_finished = False
-        self._start = time.perf_counter()
-        self._before: float | None = 0.0
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of training so far; ``None`` if it goes on from a checkpoint that does not tell them."""
-        return None if self._before is None else self._before + time.perf_counter() - self._start
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the seconds and the weights of before a resumption, and leave the best checkpoints of others alone.
-
-        mmengine removes the best checkpoint once there is a better one, by the path noted at its saving: of a work
-        directory that was copied since, that is the original's. Without the file there is no score to beat either.
-        """
-        if not runner._resume:
-            return
-        meta = checkpoint.get('meta', {})
-        meta.pop('config', None)  # which mmengine would run as code
-        self._before = meta.get(_SECONDS)
-        self.weights = meta.get(_WEIGHTS, self.weights)
-        noted = checkpoint.get('message_hub', {}).get('runtime_info', {})
-        for key in [key for key in noted if key.startswith('best_ckpt')]:
-            own = Path(runner.work_dir, Path(str(noted[key])).name)
-            if own.is_file():
-                noted[key] = str(own)
-            else:
-                del noted[key]
-                noted.pop(key.replace('best_ckpt', 'best_score', 1), None)
-
-    def before_train(self, runner: Runner) -> None:
-        """See whether anything is left to train; then the record of an earlier training here no longer holds."""
-        self.was_finished = runner.iter >= runner.max_iters
-        if runner.rank == 0 and not self.was_finished:
-            discard_record(Path(runner.work_dir))
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the seconds so far and the weights of the start into a checkpoint."""
-        checkpoint['meta'] |= {_SECONDS: self.seconds, _WEIGHTS: self.weights}
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the metrics with the iteration they belong to."""
-        self.val.append((runner.iter, plain_metrics(metrics)))
 
 
 def run_training(options: RunOptions) -> dict[str, Any]:
@@ -587,18 +523,6 @@ def _augment_test(cfg: Config) -> None:
     for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ''):
         dataset['pipeline'] = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
-
-
-def plain_metrics(metrics: dict | None) -> dict[str, float | None]:
-    """Metrics as JSON can hold them."""
-    plain = {}
-    for name, value in (metrics or {}).items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        plain[name] = number if math.isfinite(number) else None
-    return plain
 
 
 def _words(metrics: dict[str, float | None]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmcv')
 
 from mmengine.config import Config  # noqa: E402
+from mmengine.optim import LinearLR, OptimWrapper  # noqa: E402
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS  # noqa: E402
 
 from lisa_backbone import runner as runner_module  # noqa: E402
@@ -38,11 +40,11 @@ from lisa_backbone.config import load_config, parse_options  # noqa: E402
 from lisa_backbone.data.mini_ade20k import MiniAde20kParams, make_mini_ade20k  # noqa: E402
 from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa: E402
 from lisa_backbone.errors import UserError  # noqa: E402
+from lisa_backbone.metrics_hook import MetricsHook  # noqa: E402
 from lisa_backbone.preflight import _check_values, build_model, check_channels, explain_build_error  # noqa: E402
 from lisa_backbone.provenance import file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
-    MetricsHook,
     RunOptions,
     _check_launcher,
     _flags,
@@ -219,6 +221,7 @@ def test_stopped_run_is_resumed(trained, bench):
     assert 'Traceback' not in text
     assert 'stopped; what was saved so far is kept' in text
     assert 'resumed epoch: 1, iter: 2' in text
+    assert 'keeps what its checkpoint says: T_max of CosineAnnealingLR (1) 2, not 1000; ' in text
     kept = latest_checkpoint(str(work_dir))  # last_checkpoint itself may have been cut short
     cfg = prepare(RunOptions(config=str(bench / 'mine.py')))
     assert check_resumable(build_model(cfg.model), kept).share == 1
@@ -277,7 +280,8 @@ def test_what_a_training_started_from_is_known_after_a_stop_and_its_record_after
     assert entry('load_from=start.pth')[0]['weights'] == expected
     start.unlink()
     (work_dir / 'record.json').write_text('{}')
-    longer, _ = entry('train_cfg.max_epochs=2')
+    longer, printed = entry('train_cfg.max_epochs=2', 'optim_wrapper.optimizer.lr=0.5')
+    assert 'keeps what its checkpoint says: learning rate of parameter group 0 0.002, not 0.5; ' in printed
     assert (longer['iterations'], longer['weights']) == (4, expected)
     assert not (work_dir / 'record.json').exists()  # it was of one epoch
     (work_dir / 'record.json').write_text('{}')
@@ -310,6 +314,30 @@ def test_the_best_checkpoint_of_an_original_outlives_its_copy(trained, bench):
     assert done.returncode == 0, done.stderr
     assert best.is_file()
     assert [one.name for one in copied.glob('best_*.pth')] == [best.name.replace('epoch_1', 'epoch_2')]
+
+
+@pytest.mark.parametrize(('lr', 'said'), [(0.1, ''), (0.2, 'says: learning rate 0.1, not 0.2; for what')])
+def test_what_a_resumed_training_does_not_follow_is_said(lr, said, caplog):
+    """The rate of now is a moving one; that which it is moved from is to be the config's."""
+
+    def runner(lr):
+        weight = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight], lr)
+        wrapper, schedule = OptimWrapper(optimizer), LinearLR(optimizer, 0.5, begin=0, end=4)
+        logger = logging.getLogger('resumed')
+        return SimpleNamespace(
+            optim_wrapper=wrapper, param_schedulers=[schedule], logger=logger, _resume=True, iter=2, max_iters=4, rank=1
+        )
+
+    before, after, hook = runner(0.1), runner(lr), MetricsHook()
+    for _ in range(2):
+        before.optim_wrapper.step()
+        before.param_schedulers[0].step()
+    hook.before_run(after)
+    after.optim_wrapper.load_state_dict(before.optim_wrapper.state_dict())
+    after.param_schedulers[0].load_state_dict(before.param_schedulers[0].state_dict())
+    hook.before_train(after)
+    assert [said in one.message for one in caplog.records] == ([True] if said else [])
 
 
 def test_no_config_of_a_checkpoint_is_run(tmp_path):
