@@ -24,6 +24,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_mod
 from torch import Tensor, nn
 
 from .compat import load_checkpoint
+from .early_fusion import EarlyFusion
 from .errors import UserError
 
 __all__ = [
@@ -289,7 +290,10 @@ def check_pretrained(model: nn.Module, min_fit: float | None = None) -> list[Fit
                 module.init_weights()
             report = fit(module, recorder, path, target, len(state))
             if not report.fits(min_fit):
-                report.advice = _advise_prefix(module, state, target, cfg.get('prefix'))
+                around = model.get_submodule(name.rpartition('.')[0])
+                wrapped = isinstance(around, EarlyFusion)  # which hands its own init_cfg on
+                key = target.rpartition('.')[0] if wrapped else target
+                report.advice = _advise_prefix(module, state, key, cfg.get('prefix'))
             report.require(min_fit)
             reports.append(report)
     backbone = getattr(model, 'backbone', None)

@@ -76,3 +76,15 @@ def test_weights_of_the_wrapped_backbone_are_those_of_the_backbone():
     assert [_covers(model, f'model.backbone{end}') for end in ('', '.backbone', '.stem')] == [True, True, False]
     assert _covers(model, 'model')
     assert not _covers(model, 'model.neck')
+
+
+def test_a_wrong_prefix_names_the_key_of_the_wrapper(tmp_path):
+    """The key of the wrapped backbone would have no effect: its wrapper hands it its own ``init_cfg``."""
+    lisa = {'type': 'LiSA', 'arch': 'pico'}
+    state = {f'backbone.{key}': value for key, value in MODELS.build(lisa).state_dict().items()}
+    torch.save({'state_dict': state}, tmp_path / 'images.pth')
+    init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'images.pth')}
+    model = nn.Module()
+    model.backbone = MODELS.build({'type': 'EarlyFusion', 'frames': 2, 'backbone': lisa, 'init_cfg': init_cfg})
+    with pytest.raises(UserError, match=r"so set model\.backbone\.init_cfg\.prefix='backbone\.'"):
+        check_pretrained(model)
