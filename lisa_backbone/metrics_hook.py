@@ -1,4 +1,4 @@
-"""What a training keeps while it runs and carries through its stops: metrics, seconds, weights of its start."""
+"""What a training keeps while it runs and carries through its stops: metrics, seconds, weights of its start, code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .collect import discard_record, plain_metrics
 
 __all__ = ['MetricsHook']
 
-_SECONDS, _WEIGHTS = 'train_seconds', 'initial_weights'  # in the meta of a checkpoint
+_SECONDS, _WEIGHTS, _CODE = 'train_seconds', 'initial_weights', 'code'  # in the meta of a checkpoint
 _MOVING = {'last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cooldown_counter'}  # of a scheduler
 
 
@@ -22,17 +22,20 @@ class MetricsHook(Hook):
     """Keep the metrics of every validation in memory, and carry what a record tells of a training through its stops.
 
     Each checkpoint holds the seconds that led to it, those before a resumption included, so that what was lost between
-    the last checkpoint and an interruption does not count, and the weights that the training started from.
+    the last checkpoint and an interruption does not count, the weights that the training started from, and the code of
+    each of its parts.
 
     Args:
         weights: The weights that the training starts from, as a record names them.
+        code: The code that it is trained with, from :func:`lisa_backbone.provenance.code_state`.
     """
 
     priority = 'VERY_LOW'
 
-    def __init__(self, weights: list[dict[str, str | None]] | None = None) -> None:
+    def __init__(self, weights: list[dict[str, str | None]] | None = None, code: dict[str, Any] | None = None) -> None:
         self.val: list[tuple[int, dict[str, float]]] = []
         self.weights = weights or []
+        self.code = code or {}
         self._wanted: dict[str, Any] = {}
         self.was_finished = False
         self._start = time.perf_counter()
@@ -55,6 +58,9 @@ class MetricsHook(Hook):
         meta.pop('config', None)  # which mmengine would run as code
         self._before = meta.get(_SECONDS)
         self.weights = meta.get(_WEIGHTS, self.weights)
+        parts = [part for part in meta.get(_CODE, ()) if part != self.code]
+        if parts and self.code:
+            self.code = {**self.code, 'earlier': parts}
         noted = checkpoint.get('message_hub', {}).get('runtime_info', {})
         for key in [key for key in noted if key.startswith('best_ckpt')]:
             own = Path(runner.work_dir, Path(str(noted[key])).name)
@@ -94,8 +100,11 @@ class MetricsHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the seconds so far and the weights of the start into a checkpoint."""
+        """Put the seconds so far, the weights of the start and the code of each part into a checkpoint."""
         checkpoint['meta'] |= {_SECONDS: self.seconds, _WEIGHTS: self.weights}
+        if self.code:
+            now = {key: value for key, value in self.code.items() if key != 'earlier'}
+            checkpoint['meta'][_CODE] = [*self.code.get('earlier', ()), now]
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics with the iteration they belong to."""

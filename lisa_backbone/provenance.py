@@ -55,8 +55,9 @@ def dated() -> dict[str, str]:
 
 
 def commit_words(code: dict[str, Any]) -> str:
-    """What :func:`code_state` gives, in short."""
-    return code['commit'][:10] + ('+changes' if code['dirty'] else '')
+    """What :func:`code_state` gives, in short; before it the code of earlier parts, where a record has them."""
+    parts = [*code.get('earlier', ()), code]
+    return ' then '.join(part['commit'][:10] + ('+changes' if part['dirty'] else '') for part in parts)
 
 
 @cache

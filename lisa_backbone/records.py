@@ -54,9 +54,11 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _FILE = _object({'file': _TEXT, 'sha256': _DIGEST})
+_CODE = {'commit': _COMMIT, 'dirty': {'type': 'boolean'}}
 _PROVENANCE = {  # what every measured run has and no published figure does
     'config': _object({'file': _TEXT, 'digest': _DIGEST, 'overrides': {'type': 'array', 'items': _TEXT}}),
-    'code': _object({'commit': _COMMIT, 'dirty': {'type': 'boolean'}}),
+    # and that of earlier parts of a training that went on with other code
+    'code': _object(_CODE, {'earlier': {'type': 'array', 'items': _object(_CODE), 'minItems': 1}}),
     'weights': _object(
         {
             # without a digest: weights that a library fetched by name, whose file is not known

@@ -130,7 +130,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         if not resumed and Path(cfg.work_dir, 'last_checkpoint').is_file():
             print(f'{cfg.work_dir} holds an earlier training: it is written over (--resume goes on)', flush=True)
     start = time.perf_counter()
-    hook = MetricsHook(initial_weights(cfg, load_from))
+    hook = MetricsHook(initial_weights(cfg, load_from), source['code'])
     with explained(cfg):
         runner = build_runner(cfg)
         runner.register_hook(hook, 'VERY_LOW')
@@ -145,7 +145,7 @@ def run_training(options: RunOptions) -> dict[str, Any]:
         runner.logger.info(f'{resumed} is the end of this training: nothing was left to train')
     else:
         result = record(
-            source,
+            {**source, 'code': hook.code},
             checkpoint=checkpoint,
             metrics=hook.val[-1][1] if hook.val else {},
             seconds=seconds,

@@ -384,9 +384,10 @@ def test_page_tells_where_each_number_comes_from(tmp_path):
         data={'name': 'D', 'fingerprint': 'f' * 64, 'training': 'e' * 64},
         weights={'initial': [{'file': 'timm:resnet18', 'sha256': None}], 'tested': {'file': 'a', 'sha256': 'a' * 64}},
     )  # fmt: skip
+    elsewhere['code']['earlier'] = [{'commit': '0' * 40, 'dirty': False}]
     html, _, _ = files([elsewhere], tmp_path)
     unknown = dict(embedded(html)['details'][0]['facts'])
-    assert unknown['Commit'] == 'not known, as it was run outside of a git checkout'
+    assert unknown['Commit'] == 'not known, as it was run outside of a git checkout; begun with ' + '0' * 40
     assert unknown['Data'] == f'D, fingerprint {"f" * 64}, of the training data {"e" * 64}'
     assert unknown['Weights at the start'] == 'timm:resnet18, SHA-256 not known'
     assert facts['Weights tested'].splitlines()[2] == 'seed 2: seed2.pth, SHA-256 ' + '2' * 64

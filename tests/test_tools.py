@@ -42,7 +42,7 @@ from lisa_backbone.data.mini_coco import MiniCocoParams, make_mini_coco  # noqa:
 from lisa_backbone.errors import UserError  # noqa: E402
 from lisa_backbone.metrics_hook import MetricsHook  # noqa: E402
 from lisa_backbone.preflight import _check_values, build_model, check_channels, explain_build_error  # noqa: E402
-from lisa_backbone.provenance import file_digest  # noqa: E402
+from lisa_backbone.provenance import commit_words, file_digest  # noqa: E402
 from lisa_backbone.rows import read_rows  # noqa: E402
 from lisa_backbone.runner import (  # noqa: E402
     RunOptions,
@@ -263,6 +263,19 @@ def test_seconds_before_a_resumption_count():
     hook = MetricsHook()
     hook.after_load_checkpoint(SimpleNamespace(_resume=False), {'meta': {'train_seconds': 1000.0}})
     assert 0 < hook.seconds < 100  # weights to start from are no part of the training
+
+
+def test_code_of_before_a_resumption_is_recorded():
+    old, new, meta = {'commit': '0' * 40, 'dirty': False}, {'commit': '1' * 40, 'dirty': True}, {}
+    MetricsHook(code=old).before_save_checkpoint(None, {'meta': meta})
+    assert meta['code'] == [old]
+    for code, expected in ((old, old), (new, {**new, 'earlier': [old]})):
+        hook = MetricsHook(code=code)
+        hook.after_load_checkpoint(SimpleNamespace(_resume=True), {'meta': meta})
+        assert hook.code == expected
+    hook.before_save_checkpoint(None, {'meta': meta})
+    assert meta['code'] == [old, new]
+    assert commit_words(hook.code) == '0000000000 then 1111111111+changes'
 
 
 def test_what_a_training_started_from_is_known_after_a_stop_and_its_record_after_its_end(trained, bench):

@@ -78,7 +78,7 @@ def _checked(work_dir: Path, root: Path) -> tuple[dict[str, Any], list[str]]:
     record = parse_record(text, str(path))
     if record['status'] not in MEASURED:
         raise UserError(f'{path} is of a published figure; those are lines in results/published.jsonl (see the docs)')
-    if record['code']['commit'] == UNKNOWN_COMMIT:
+    if UNKNOWN_COMMIT in (part['commit'] for part in (record['code'], *record['code'].get('earlier', ()))):
         raise UserError(
             f'{path} does not tell its code, as it was run outside of a git checkout; train and test in one'
         )

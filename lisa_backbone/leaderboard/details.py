@@ -95,9 +95,15 @@ def _overrides(run: dict[str, Any]) -> str:
 def _code(run: dict[str, Any]) -> str:
     if not run['code']:
         return ''
-    if run['code']['commit'] == UNKNOWN_COMMIT:
+    earlier = run['code'].get('earlier', ())
+    begun = ''.join(f'; begun with {_commit(part)}' for part in earlier)
+    return _commit(run['code']) + begun
+
+
+def _commit(code: dict[str, Any]) -> str:
+    if code['commit'] == UNKNOWN_COMMIT:
         return 'not known, as it was run outside of a git checkout'
-    return run['code']['commit'] + (', with changes that were not committed' if run['code']['dirty'] else '')
+    return code['commit'] + (', with changes that were not committed' if code['dirty'] else '')
 
 
 def _initial(run: dict[str, Any]) -> str:
