@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -197,21 +197,32 @@ def work_through(
     processes: Starter,
     workers: int = 1,
     watch: Callable[[], None] | None = None,
+    free: Callable[[T, Collection[T]], bool] | None = None,
 ) -> None:
     """Do something with every item, several at a time; an interrupt or error ends the processes that run.
 
     Args:
-        items: The items, taken in this order.
+        items: The items, taken in this order but for those that are not free.
         do: What to do with one, in a thread; it starts its processes through ``processes``.
         done: Takes an item and its result, in the calling thread and the order in which they are finished.
         processes: What an interrupt ends.
         workers: Items at a time.
         watch: Called every few seconds, in the calling thread.
+        free: Whether an item may be taken while those others are at work, which it would only wait for.
     """
+    waiting = list(items)
+    futures: dict[Future, T] = {}
     with ThreadPoolExecutor(workers) as pool:
-        futures: dict[Future, T] = {pool.submit(do, item): item for item in items}
         try:
-            while futures:
+            while waiting or futures:
+                while len(futures) < workers:
+                    at_work = list(futures.values())
+                    taken = (i for i, item in enumerate(waiting) if not at_work or free is None or free(item, at_work))
+                    index = next(taken, None)
+                    if index is None:
+                        break
+                    item = waiting.pop(index)
+                    futures[pool.submit(do, item)] = item
                 for future in wait(futures, timeout=2, return_when=FIRST_COMPLETED).done:
                     done(futures.pop(future), future.result())
                 if watch:

@@ -126,6 +126,21 @@ def test_work_goes_several_at_a_time(tmp_path):
     assert sorted(results) == [(1, 10), (2, 20), (3, 30), (4, 40)]
 
 
+def test_what_would_wait_for_another_gives_way():
+    met, started = threading.Barrier(2, timeout=10), []
+
+    def do(item):
+        started.append(item)
+        met.wait()
+
+    def free(item, at_work):
+        assert at_work  # with nothing at work, everything is
+        return all(item[0] != other[0] for other in at_work)
+
+    work_through(['a1', 'a2', 'b1', 'a3', 'b2', 'b3'], do, lambda *pair: None, Processes(1), workers=2, free=free)
+    assert [sorted(started[first : first + 2]) for first in (0, 2, 4)] == [['a1', 'b1'], ['a2', 'b2'], ['a3', 'b3']]
+
+
 def test_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path):
     processes = Processes(1)
     code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'

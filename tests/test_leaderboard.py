@@ -197,6 +197,16 @@ def test_a_task_starts_from_the_weights_of_another(place, jobs):
     assert [call.split()[0] for call in calls(place)] == ['test']  # of the first, which was only trained
 
 
+def test_a_start_is_trained_once_though_several_wait_for_it(place):
+    """Its own test, and another run that starts from it, come after that; meanwhile the next model is trained."""
+    assert run_sweep([TWO, ONE], [LISA, OTHER], [5], settings(place, jobs=3)) == {}
+    found = [call for call in calls(place) if call.startswith('train')]
+    trained = [call.split('configs/x/')[1].split()[0] for call in found]
+    assert sorted(trained[:2]) == ['conv-p_one.py', 'lisa-p_one.py']
+    assert sorted(trained[2:]) == ['conv-p_two.py', 'lisa-p_two.py']
+    assert len(results(place)) == 4
+
+
 def test_overrides_of_a_task_are_for_its_runs_alone(place):
     short = replace(TWO, options=('name=short',))
     assert run_sweep([ONE, short], [OTHER], [0], settings(place, options=('name=all',), threads=1)) == {}

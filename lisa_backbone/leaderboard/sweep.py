@@ -14,9 +14,8 @@ import os
 import re
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +109,6 @@ class _Sweep:
     weights: dict[tuple[str, str], list[str]]  # of task and model: those for training alone, which name public weights
     fingerprints: dict[str, str]  # of a task's data
     processes: Starter
-    locks: Mapping[Run, threading.Lock]  # of each run and of those whose weights others start from
     started: dict[Run, float] = field(default_factory=dict)
 
     def first(self, run: Run) -> Run | None:
@@ -199,8 +197,7 @@ def run_sweep(
         pairs.sort(key=lambda pair: bool(pair[0].initial))
         runs = [Run(task, model, seed) for seed in seeds for task, model in pairs]
         runs = [run for run in dict.fromkeys(runs) if run.claim not in done]
-        locks = {Run(task, model, seed): threading.Lock() for task, model in needed for seed in seeds}
-        sweep = _Sweep(settings, digests, options, weights, fingerprints, processes, locks)
+        sweep = _Sweep(settings, digests, options, weights, fingerprints, processes)
         _tell_of_other_code(runs, sweep)
         return _run_all(runs, sweep, _seconds(records))
 
@@ -395,7 +392,10 @@ def _run_all(runs: list[Run], sweep: _Sweep, took: dict[str, list[float]]) -> di
                 bar.write(f'{run}: {figures}')
             bar.update()
 
-        work_through(runs, lambda run: _train_and_test(run, sweep), done, sweep.processes, settings.jobs, watch)
+        work_through(
+            *(runs, lambda run: _train_and_test(run, sweep), done, sweep.processes, settings.jobs, watch),
+            free=lambda run, at_work: _is_free(run, at_work, sweep),
+        )
     return failed
 
 
@@ -431,6 +431,17 @@ def _progress(log: Path) -> tuple[str, float]:
     return f'{" ".join(where.split())}, eta {eta}', ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
+def _is_free(run: Run, at_work: Collection[Run], sweep: _Sweep) -> bool:
+    """Whether no other run is just training what this one is or starts from."""
+    start = sweep.first(run) or run
+    if all((sweep.first(other) or other) != start for other in at_work):
+        return True
+    try:
+        return 'train' in _entries(sweep.work_dir(start))
+    except (OSError, ValueError):  # told when its turn comes
+        return True
+
+
 def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
     """The record of a run, or what went wrong."""
     sweep.started[run] = time.perf_counter()
@@ -438,14 +449,12 @@ def _train_and_test(run: Run, sweep: _Sweep) -> dict[str, Any] | str:
         first = sweep.first(run)
         initial = sweep.weights[run.task.name, str(run.model)]
         if first:
-            with sweep.locks[first]:
-                wrong = _do('train', first, sweep, [])
+            wrong = _do('train', first, sweep, [])
             if wrong:
                 return f'{first} failed, from whose weights it starts: {wrong}'
             trained = _entries(sweep.work_dir(first))['train']['checkpoint']
             initial = [f'{PRETRAINED}={file_in(sweep.work_dir(first), trained) or trained}']
-        with sweep.locks[run]:
-            wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
+        wrong = _do('train', run, sweep, initial) or _do('test', run, sweep, [])
         return wrong or _record(sweep.work_dir(run)) or f'there is no record of it; see {sweep.log(run)}'
     except (OSError, ValueError, KeyError) as error:  # such as a broken file: the other runs go on
         return f'{type(error).__name__}: {error}; see {sweep.work_dir(run)}'
