@@ -291,13 +291,15 @@ def test_autocast_is_finite_and_near_full_precision(arch, dtype):
             assert (half.float() - full).abs().mean() < {torch.bfloat16: 5e-2, torch.float16: 1e-2}[dtype]
 
 
-@pytest.mark.parametrize('arch', ARCHS)
-def test_compiled_equals_eager(arch):
-    # Tracing and code generation take minutes for the deep archs: they have their widths and heads, but few blocks, and
-    # are traced and run without code generation.
-    model = build({**LiSA.arch_zoo[arch], 'depths': (1, 1, 2, 1)}).eval()
+@pytest.mark.parametrize(
+    ('arch', 'out_indices', 'backend'),
+    [('pico', (0, 1), 'inductor'), ('pico', (0, 1, 2, 3), 'eager'), ('base', (0, 1, 2, 3), 'eager')],
+)
+def test_compiled_equals_eager(arch, out_indices, backend):
+    """Tracing and code generation take minutes for all blocks of the deep archs, and for all stages of any."""
+    model = build({**LiSA.arch_zoo[arch], 'depths': (1, 1, 2, 1)}, out_indices=out_indices).eval()
     x = images(65, 64)
-    compiled = torch.compile(model, backend='inductor' if arch == 'pico' else 'eager')
+    compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
     torch._dynamo.reset()
