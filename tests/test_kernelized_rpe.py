@@ -7,7 +7,8 @@ import pytest
 import torch
 from oracle import GRIDS, OnGrid, assert_equals_oracle, relative_error, spread_parameters, tokens
 
-from lisa_backbone.attention import KernelizedRPE, SelfAttention, correlation
+from lisa_backbone.attention import KernelizedRPE, SelfAttention, kernelized_rpe
+from lisa_backbone.attention.correlation import correlate_by_fft
 from lisa_backbone.complexity import count_macs
 
 
@@ -41,10 +42,10 @@ def by_definition(module, x, grid):
     return module.proj(torch.cat(heads, dim=-1))
 
 
-@pytest.mark.parametrize('matrix_limit', [0, 10**6], ids=['fft', 'matrix'])
+@pytest.mark.parametrize('matrix', [False, True], ids=['fft', 'matrix'])
 @pytest.mark.parametrize('grid', GRIDS)
-def test_equals_oracle(grid, matrix_limit, monkeypatch):
-    monkeypatch.setattr(correlation, 'MATRIX_LIMIT', matrix_limit)
+def test_equals_oracle(grid, matrix, monkeypatch):
+    monkeypatch.setattr(KernelizedRPE, '_takes_matrix', lambda self, grid: matrix)
     assert_equals_oracle(spread_parameters(KernelizedRPE(12, 3, num_features=5).double()), by_definition, grid)
 
 
@@ -77,20 +78,33 @@ def test_features_are_drawn_for_each_layer_or_from_a_seed_of_their_own():
     assert torch.equal(KernelizedRPE(12, 3, seed=1).directions, KernelizedRPE(12, 3, seed=1).directions)
 
 
-@pytest.mark.parametrize(('grid', 'sizes'), [((6, 7), None), ((14, 8), (27, 15)), ((3, 6, 5), (5, 12, 9))])
+# One channel and one feature are two signals: with padding, 2 x 3 x 3 values on 2 x 2 positions, 2 x 1 x 9 on 1 x 5.
+@pytest.mark.parametrize(('grid', 'matrix'), [((2, 2), True), ((2, 3), False), ((1, 4), True), ((1, 5), False)])
+def test_the_matrix_is_taken_where_it_is_no_larger_than_the_padded_signals(grid, matrix, monkeypatch):
+    transforms = []
+    monkeypatch.setattr(
+        kernelized_rpe, 'correlate_by_fft', lambda *args: transforms.append(args) or correlate_by_fft(*args)
+    )
+    KernelizedRPE(1, 1, num_features=1).double()(tokens(grid, 1), grid)
+    assert len(transforms) == (not matrix)
+
+
+@pytest.mark.parametrize(
+    ('grid', 'sizes'), [((3, 4), None), ((2, 3, 2), None), ((29, 20), (60, 40)), ((5, 12, 11), (9, 24, 24))]
+)
 def test_macs(grid, sizes):
-    n, dim, heads, features = math.prod(grid), 12, 3, 4
+    n, dim, heads, features = math.prod(grid), 3, 3, 4
     signals = features * (dim + heads)
     expected = (
         4 * n * dim * dim  # projections
         + math.prod(2 * size - 1 for size in grid) * (3 * 32 + 32 * heads)  # the bias
         + 2 * n * dim * features  # w . q and w . k
-        + n * signals  # the sum over the features
     )
-    if sizes is None:  # a small grid: products with the matrix
-        expected += signals * n * n
+    if sizes is None:  # a small grid: the matrix of the features, and its product with values and ones
+        expected += heads * n * n * features + n * n * (dim + heads)
     else:
         points, frequencies = math.prod(sizes), math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
+        expected += n * signals  # the sum over the features
         expected += (2 * signals + heads) * 2.5 * points * math.log2(points) / 2 + 4 * signals * frequencies
     operator = KernelizedRPE(dim, heads, num_features=features)
     assert count_macs(OnGrid(operator), (1, dim, *grid)) == pytest.approx(expected, abs=3)

@@ -55,7 +55,7 @@ package it can be trained with `tools/train.py`, its module named in `custom_imp
 does not find it.
 
 - **Cost** is the growth of time and memory with the number N of tokens. Below N^2 a test holds the operator to making
-  no tensor of N x N elements, forward or backward.
+  no tensor of N x N elements, forward or backward, at 3072 tokens; on small grids some make one, for it is faster.
 - **Grids**: images have two axes and videos three (T, H, W), attended to jointly but by WindowAttention, which takes
   each frame for itself. An operator without three says so when it is given a video.
 - **Inflates**: on a clip of identical frames a model with the weights of an image model gives the maps of the image, to
