@@ -2,19 +2,15 @@
 
 import csv
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import run_tool
 
 from lisa_backbone import ablation
 from lisa_backbone.ablation import VARIANTS, Trial, TrialModel, draw, run_variant
 from lisa_backbone.data.digits import digit_labels, digit_split
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize('canvas', Trial().test_sizes)
@@ -71,28 +67,27 @@ def test_a_run_is_reproducible_and_depends_on_its_seed():
     assert set(first) == {f'{kind}@{size}' for kind in ('own', 'left') for size in (24, 48, 96)}
 
 
-def run_tool(*arguments):
-    command = [sys.executable, 'tools/ablate_attention.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def ablate(*arguments):
+    return run_tool('ablate_attention.py', *arguments)
 
 
 def test_the_tool_goes_on_where_it_stopped_and_refuses_other_settings(tmp_path):
     out = tmp_path / 'trial.csv'
     arguments = ['run', '--out', out, '--steps', 1, '--seeds', 0, '--variants', 'no mixing']
-    assert run_tool(*arguments).returncode == 0
+    assert ablate(*arguments).returncode == 0
     before = out.read_text()
-    done = run_tool(*arguments, 'no mixing + local conv')
+    done = ablate(*arguments, 'no mixing + local conv')
     assert done.returncode == 0, done.stderr
     assert out.read_text().startswith(before)
     with out.open() as file:
         assert [row['variant'] for row in csv.DictReader(file)] == ['no mixing', 'no mixing + local conv']
     assert '| no mixing + local conv | 1 |' in done.stdout
-    other = run_tool('run', '--out', out, '--steps', 2, '--variants', 'no mixing')
+    other = ablate('run', '--out', out, '--steps', 2, '--variants', 'no mixing')
     assert other.returncode == 2
     assert 'other settings' in other.stderr
-    unknown = run_tool('run', '--out', out, '--steps', 1, '--variants', 'mixing')
+    unknown = ablate('run', '--out', out, '--steps', 1, '--variants', 'mixing')
     assert unknown.returncode == 2
     assert "variant 'mixing' is unknown" in unknown.stderr
-    empty = run_tool('table', '--out', tmp_path / 'none.csv')
+    empty = ablate('table', '--out', tmp_path / 'none.csv')
     assert empty.returncode == 2
     assert 'holds no runs' in empty.stderr

@@ -3,14 +3,12 @@
 import gzip
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_tool
 
 from lisa_backbone import compat
 
@@ -98,9 +96,7 @@ def make(folder, costs, seed=0, config=IMAGENET):
 
 
 def call(*words, cwd):
-    command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'add', *words]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(list(map(str, command)), env=env, cwd=cwd, capture_output=True, text=True)
+    return run_tool('leaderboard.py', 'add', *words, cwd=cwd)
 
 
 def test_the_command_line(tmp_path, costs):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_tool
 from torch import nn
 
 from lisa_backbone.benchmarking import probe as probe_module
@@ -786,16 +787,11 @@ def test_config_without_backbone(tmp_path):
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def run_tool(*arguments, cwd):
-    command = [sys.executable, str(REPO / 'tools' / 'benchmark.py'), *map(str, arguments)]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-
-
 def test_the_command_line(tmp_path):
     """Two candidates of one backbone, swept over three sizes."""
     first, second = 'LiSA:arch=pico', 'LiSA:arch=pico,norm=BN'
     done = run_tool(
+        'benchmark.py',
         *(first, second, '--sweep', 32, 96, 64, '--batch', 2, '--dtype', 'bf16', '--threads', 1),
         *('--rounds', 3, '--warmup', 1, '--out', 'out', '--figure', 'growth.svg'),
         cwd=tmp_path,
@@ -820,9 +816,9 @@ def test_the_command_line(tmp_path):
 
 
 def test_the_command_line_tells_what_is_wrong(tmp_path):
-    done = run_tool('NoMixing', '--shape', '4', '0', '--out', tmp_path, cwd=tmp_path)
+    done = run_tool('benchmark.py', 'NoMixing', '--shape', '4', '0', '--out', tmp_path, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == 'error: shape 4x0 is not positive; give sizes of at least 1\n'
-    done = run_tool('NoMixing', '--figure', 'growth.png', cwd=tmp_path)
+    done = run_tool('benchmark.py', 'NoMixing', '--figure', 'growth.png', cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith('error: --figure draws how time and memory grow')

@@ -1,11 +1,10 @@
 """Where the time of a pass goes: every operation is of the part and the kind that it belongs to."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_tool
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -126,18 +125,18 @@ def test_the_table():
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, str(REPO / 'tools' / 'profile_model.py'), 'LiSA:arch=pico', '--out', 'parts.csv']
+    command = ['profile_model.py', 'LiSA:arch=pico', '--out', 'parts.csv']
     more = ['--shape', '32', '64', '--mode', 'inference', '--threads', '1', '--passes', '1']
-    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
+    done = run_tool(*command, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / 'parts.csv')
     assert table(rows) in done.stdout
     assert {(row['candidate'], row['input'], row['mode']) for row in rows} == {('LiSA:arch=pico', '32x64', 'inference')}
     assert {row['threads'] for row in rows} == {'1'}
     assert 'stages.3 feed-forward' in {row['part'] for row in rows}
-    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
+    done = run_tool(*command, *more, cwd=tmp_path)
     said = 'parts.csv holds candidate LiSA:arch=pico, mode inference, input 32x64, batch 1 already; name another --out'
     assert (done.returncode, done.stderr) == (2, f'error: {said}\n')
     assert read_rows(tmp_path / 'parts.csv') == rows
-    done = subprocess.run([*command, '--passes', '0'], cwd=tmp_path, capture_output=True, text=True)
+    done = run_tool(*command, '--passes', '0', cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, 'error: --passes 0 must be positive\n')

@@ -2,12 +2,11 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_tool
 
 from lisa_backbone import compat
 
@@ -166,8 +165,7 @@ def test_runs_that_are_measured_already_are_passed_over(tmp_path):
     append_rows(tmp_path / 'kernels.csv', [row])
 
     def measure(*runs):
-        tool = [sys.executable, str(REPO / 'tools' / 'measure_kernels.py')]
-        return subprocess.run([*tool, *runs, '--out', 'kernels.csv'], cwd=tmp_path, capture_output=True, text=True)
+        return run_tool('measure_kernels.py', *runs, '--out', 'kernels.csv', cwd=tmp_path)
 
     done = measure('work')
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import run_tool
 
 from lisa_backbone import compat, jobs
 
@@ -823,9 +824,9 @@ def test_the_command_line(tmp_path):
 
 def test_the_command_line_of_real_tasks(tmp_path):
     """Without data one sentence is all there is."""
-    command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'coco-mask-r-cnn-1x', '--models']
-    command += ['swin-t', '--data', tmp_path / 'data', '--work-dir', tmp_path / 'runs']
-    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+    words = ['run', '--tasks', 'coco-mask-r-cnn-1x', '--models', 'swin-t']
+    words += ['--data', tmp_path / 'data', '--work-dir', tmp_path / 'runs']
+    done = run_tool('leaderboard.py', *words, cwd=tmp_path)
     assert done.returncode == 2
     assert (
         f'error: COCO Mask R-CNN 1x has no data: there is no folder {tmp_path}/data/coco; put the set ' in done.stderr

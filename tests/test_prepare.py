@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_tool
 
 from lisa_backbone.data import prepare
 from lisa_backbone.data.prepare import prepare_kinetics, prepare_ssv2
@@ -318,8 +316,7 @@ def test_a_split_of_coco_that_cannot_be_used_is_a_line(tmp_path):
     assert '1 of 1 images are missing' in train.found
     assert (train.faulty, val.faulty) == (True, False)
     assert str(val) == 'val: 1 of 5,000 images, 1 of 36,781 objects, 1 of 80 categories; 1 images decoded'
-    command = [sys.executable, str(REPO / 'tools' / 'prepare_data.py'), 'coco', '--root', str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run_tool('prepare_data.py', 'coco', '--root', tmp_path)
     assert (done.returncode, done.stdout.splitlines()) == (1, [str(train), str(val)])
     (tmp_path / 'val2017' / 'a.jpg').unlink()
     with pytest.raises(UserError, match=r'^train: .*1 of 1 images are missing'):
@@ -359,13 +356,11 @@ def test_imagenet_counts(tmp_path):
 
 
 def test_command_line(kinetics):
-    command = [sys.executable, str(REPO / 'tools' / 'prepare_data.py'), 'kinetics400', '--root', str(kinetics)]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = run_tool('prepare_data.py', 'kinetics400', '--root', kinetics)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('train: 2 of 4 videos of 3 classes are usable')
     (kinetics / 'annotations' / 'train.csv').unlink()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = run_tool('prepare_data.py', 'kinetics400', '--root', kinetics)
     assert done.returncode == 2
     assert done.stderr.startswith('error: there is neither train.csv')
     assert done.stderr.count('\n') == 1

@@ -2,12 +2,12 @@
 
 import copy
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_tool
 
 from lisa_backbone import compat
 
@@ -389,16 +389,14 @@ def test_unknown_rows_are_told():
 
 
 def test_the_command_line(tmp_path):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    words = [sys.executable, str(REPO / 'tools' / 'leaderboard.py'), 'reproduce', 'mini-coco', 'lisa-p, LiSAttention']
-    words += ['--results', str(tmp_path / 'mine.jsonl')]
     (record,) = [
         one
         for one in read_records(REPO / 'results' / 'mini.jsonl')
         if (one['task'], one['model'], one['seed']) == ('mini COCO', 'lisa-p, LiSAttention', 0)
     ]
     (tmp_path / 'mine.jsonl').write_text(json.dumps({**record, 'metrics': {'box AP': 0.125, 'mask AP': 0.0625}}))
-    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    words = ['reproduce', 'mini-coco', 'lisa-p, LiSAttention', '--results', tmp_path / 'mine.jsonl']
+    done = run_tool('leaderboard.py', *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith('# mini COCO, lisa-p, LiSAttention, seed 0: ')
@@ -413,9 +411,8 @@ def test_the_command_line(tmp_path):
 
 
 def test_the_command_line_of_the_report(tmp_path):
-    words = [sys.executable, str(REPO / 'tools' / 'leaderboard.py'), 'report', '--out', str(tmp_path / 'out')]
-    words += ['--results', str(REPO / 'results' / 'published.jsonl')]
-    done = subprocess.run(words, env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    words = ['report', '--out', tmp_path / 'out', '--results']
+    done = run_tool('leaderboard.py', *words, REPO / 'results' / 'published.jsonl')
     assert done.returncode == 0, done.stderr
     assert [Path(line).name for line in done.stdout.split()] == [
         'leaderboard.html',
@@ -423,7 +420,6 @@ def test_the_command_line_of_the_report(tmp_path):
         'leaderboard.csv',
     ]
     assert 'ResNet-50' in (tmp_path / 'out' / 'leaderboard.md').read_text()
-    words[words.index('--results') + 1] = str(tmp_path / 'none.jsonl')
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = run_tool('leaderboard.py', *words, tmp_path / 'none.jsonl')
     assert (done.returncode, done.stdout) == (2, '')
     assert 'none.jsonl does not exist' in done.stderr

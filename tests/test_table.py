@@ -1,10 +1,9 @@
 """The table in Markdown: means, deviations and counts, and what never stands in one column."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_tool
 
 from lisa_backbone import compat
 
@@ -114,14 +113,14 @@ def test_a_table_of_some_backbones_from_several_files(tmp_path):
 
 
 def test_the_command_line():
-    command = [sys.executable, str(REPO / 'tools' / 'leaderboard.py'), 'table', '--models', 'swin-p', '--results']
+    command = ['leaderboard.py', 'table', '--models', 'swin-p', '--results']
     files = ['results/mini.jsonl', 'results/published.jsonl']
-    done = subprocess.run([*command, *files], cwd=REPO, capture_output=True, text=True)
+    done = run_tool(*command, *files)
     assert done.stdout == table_of('results/mini.jsonl swin-p', REPO) + '\n', done.stderr
-    done = subprocess.run([*command, *files, '--tasks', 'mini-ssv2'], cwd=REPO, capture_output=True, text=True)
+    done = run_tool(*command, *files, '--tasks', 'mini-ssv2')
     one = records_of(read_records(REPO / 'results' / 'mini.jsonl'), ['swin-p'], ['mini SSv2'])
     assert done.stdout == table(one) + '\n', done.stderr
     assert len(one) == 3
-    done = subprocess.run([*command, 'nowhere.jsonl'], cwd=REPO, capture_output=True, text=True)
+    done = run_tool(*command, 'nowhere.jsonl')
     assert done.returncode == 2
     assert done.stderr.startswith('error: nowhere.jsonl does not exist; name files of records that do')

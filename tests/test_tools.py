@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import run_tool
 
 from lisa_backbone import compat
 
@@ -89,11 +90,6 @@ def command(tool, *args):
     return [sys.executable, str(REPO / 'tools' / tool), *map(str, args)]
 
 
-def call(tool, *args, cwd):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command(tool, *args), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-
-
 def progress(work_dir):
     """Iteration count of the latest checkpoint."""
     path = (work_dir / 'last_checkpoint').read_text().strip()
@@ -114,7 +110,7 @@ def bench(tmp_path_factory):
 def trained(bench):
     """A work directory after one epoch, with what was printed."""
     args = ('--work-dir', 'work', '--show-dir', 'drawn-after-training', '--cfg-options', 'data_root=data')
-    done = call('train.py', 'mine.py', *args, cwd=bench)
+    done = run_tool('train.py', 'mine.py', *args, cwd=bench)
     assert done.returncode == 0, done.stderr
     return bench / 'work', done.stdout + done.stderr
 
@@ -147,7 +143,7 @@ def test_testing_draws_predictions_beside_truth(trained, bench):
     import numpy as np
 
     args = ('--work-dir', 'work', '--show-dir', 'pictures', '--cfg-options', 'data_root=data')
-    done = call('test.py', 'mine.py', *args, 'model.test_cfg.rcnn.score_thr=0.0', cwd=bench)
+    done = run_tool('test.py', 'mine.py', *args, 'model.test_cfg.rcnn.score_thr=0.0', cwd=bench)
     assert done.returncode == 0, done.stderr
     content = json.loads((trained[0] / 'metrics.json').read_text())
     assert {'train', 'test'} <= set(content)
@@ -184,7 +180,7 @@ def test_testing_over_scales_and_windows_gives_the_known_score_of_a_constant_mod
     options = (f'data_root={root}/', 'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False')
     options += (f'model.test_cfg.mode={mode}', 'model.test_cfg.crop_size=(64,96)', 'model.test_cfg.stride=(43,64)')
     args = (config, 'constant.pth', '--work-dir', work_dir, *['--tta'] * tta, '--cfg-options', *options)
-    done = call('test.py', *args, cwd=bench)
+    done = run_tool('test.py', *args, cwd=bench)
     assert done.returncode == 0, done.stderr
 
     maps = [np.asarray(Image.open(path)) for path in sorted((root / 'annotations' / 'validation').iterdir())]
@@ -286,7 +282,7 @@ def test_what_a_training_started_from_is_known_after_a_stop_and_its_record_after
     work_dir = bench / 'tuned'
 
     def entry(*options):
-        done = call(*args, *options, cwd=bench)
+        done = run_tool(*args, *options, cwd=bench)
         assert done.returncode == 0, done.stderr
         return json.loads((work_dir / 'metrics.json').read_text())['train'], done.stdout + done.stderr
 
@@ -323,7 +319,7 @@ def test_the_best_checkpoint_of_an_original_outlives_its_copy(trained, bench):
     content['message_hub']['runtime_info']['best_ckpt'] = str(best)
     torch.save(content, copied / 'epoch_1.pth')
     args = ('--work-dir', 'copied', '--resume', '--cfg-options', 'data_root=data', 'train_cfg.max_epochs=2')
-    done = call('train.py', 'mine.py', *args, cwd=bench)
+    done = run_tool('train.py', 'mine.py', *args, cwd=bench)
     assert done.returncode == 0, done.stderr
     assert best.is_file()
     assert [one.name for one in copied.glob('best_*.pth')] == [best.name.replace('epoch_1', 'epoch_2')]
@@ -701,7 +697,7 @@ def outcomes(spoilt):
         options = [arg for arg in rest if '=' in arg]
         others = [arg for arg in rest if '=' not in arg]
         more = ['--cfg-options', *options] if options else []
-        return call(tool, config, *others, '--work-dir', work_dir_of(name), *more, cwd=spoilt)
+        return run_tool(tool, config, *others, '--work-dir', work_dir_of(name), *more, cwd=spoilt)
 
     with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(functools.partial(run, name)) for name in CASES}
@@ -812,7 +808,8 @@ def test_rehearsal_of_a_wrapped_dataset_and_pretrained_weights(spoilt):
         'param_scheduler = []\n'
     )
     options = ['data_root=data', 'load_from=weights.pth', 'model.backbone.frozen_stages=1']
-    done = call('train.py', 'wrapped.py', '--work-dir', 'tried', '--rehearse', '--cfg-options', *options, cwd=spoilt)
+    words = ['wrapped.py', '--work-dir', 'tried', '--rehearse', '--cfg-options', *options]
+    done = run_tool('train.py', *words, cwd=spoilt)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((spoilt / 'tried' / 'rehearsal' / 'rehearse.json').read_text())
     assert report['datasets'] == {'train': 3 * TRAIN_IMAGES, 'val': VAL_IMAGES}
@@ -834,7 +831,7 @@ def test_rehearsal_of_a_wrapped_dataset_and_pretrained_weights(spoilt):
 
 def test_rehearsal_finds_a_crash(spoilt):
     (spoilt / 'crash.py').write_text("_base_ = './mine.py'\nval_evaluator = dict(metric=['bbox', 'no_such_metric'])\n")
-    done = call('train.py', 'crash.py', '--rehearse', '--cfg-options', 'data_root=data', cwd=spoilt)
+    done = run_tool('train.py', 'crash.py', '--rehearse', '--cfg-options', 'data_root=data', cwd=spoilt)
     assert done.returncode not in (0, 2)
     assert 'no_such_metric' in done.stderr
     assert 'rehearsal passed' not in done.stdout
@@ -851,7 +848,7 @@ def test_the_parts_of_a_step(bench):
         'data_root=data',
         'train_cfg.max_epochs=2',
     )
-    done = call('profile_step.py', *args, '--iterations', '2', cwd=bench)
+    done = run_tool('profile_step.py', *args, '--iterations', '2', cwd=bench)
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(bench / 'steps.csv')
     options = 'data_root=data train_cfg.max_epochs=2'
@@ -859,10 +856,10 @@ def test_the_parts_of_a_step(bench):
     assert sum(float(row[f'{part} ms']) for part in PARTS) == pytest.approx(float(row['ms']), abs=0.05)  # two decimals
     assert all(float(row[f'{part} ms']) > 0 for part in PARTS if part != 'rest')
     assert done.stdout.splitlines()[-1].startswith(f'| mine.py {options} | {BATCH} | ')
-    done = call('profile_step.py', *args, cwd=bench)
+    done = run_tool('profile_step.py', *args, cwd=bench)
     assert done.returncode == 2
     assert f'error: steps.csv holds config mine.py, options {options} already; name another --out' in done.stderr
-    done = call('profile_step.py', *args, '--iterations', '9', '--out', 'others.csv', cwd=bench)
+    done = run_tool('profile_step.py', *args, '--iterations', '9', '--out', 'others.csv', cwd=bench)
     assert done.returncode == 2
     assert 'error: mine.py trains for 4 iterations and 10 were asked for; lower --iterations' in done.stderr
 
