@@ -22,7 +22,6 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from .attention import ATTENTION
 from .errors import UserError
 
 __all__ = [
@@ -314,7 +313,7 @@ def _open_attention(cfg: Config, key: str) -> None:
     node: Any = cfg._cfg_dict
     for part in above[1:]:
         node = node.get(part) if isinstance(node, dict) else None
-    if last == 'type' and isinstance(node, dict) and node.get(name) in tuple(ATTENTION):
+    if (name, last) == ('attention', 'type') and isinstance(node, dict) and isinstance(node.get(name), str):
         node[name] = {'type': node[name]}
 
 

@@ -515,6 +515,26 @@ def test_unknown_names_are_refused_with_what_is_known(config, words):
         build_attention(config, 12, 3)
 
 
+def test_an_operator_of_another_package_is_named_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / 'own_operators.py').write_text(
+        'from lisa_backbone.attention import SelfAttention\n\n\nclass Mine(SelfAttention):\n    pass\n\n\nsize = 3\n'
+    )
+    name = 'own_operators.Mine'
+    with pytest.raises(UserError, match=f"'{name}' cannot be imported .*; install its package or .* PYTHONPATH"):
+        build_attention(name, 12, 3)
+    monkeypatch.syspath_prepend(tmp_path)
+    built = build_attention(dict(type=name, qkv_bias=False), 12, 3)
+    assert (type(built).__module__, type(built).__name__, built.qkv.bias) == ('own_operators', 'Mine', None)
+    assert 'Mine' not in ATTENTION
+    for config, words in (
+        (dict(type=name, bias=True), f"option 'bias' is unknown to {name}.*it takes .*qkv_bias"),
+        ('own_operators.Min', "not in that module .*'Min'"),
+        ('own_operators.size', 'not a class of torch.nn.Module'),
+    ):
+        with pytest.raises(UserError, match=words):
+            build_attention(config, 12, 3)
+
+
 def test_heads_and_tokens_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match='num_heads=5'):
         LiSAttention(12, 5)

@@ -790,25 +790,28 @@ def test_a_start_that_is_still_to_be_trained_counts(tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    """One task on a tiny set, for a step or two, as a user sweeps it."""
+    """One task on a tiny set, for a step or two, as a user sweeps it: with an operator of a package of his own."""
+    own = 'from lisa_backbone.attention import SelfAttention\n\n\nclass Softmax(SelfAttention):\n    pass\n'
+    (tmp_path / 'own_package.py').write_text(own)
     kind = mini_set('imagenet')
     kind.make(tmp_path / 'data' / 'mini_imagenet', kind.params(train=20, val=10))
     command = [sys.executable, REPO / 'tools' / 'leaderboard.py', 'run', '--tasks', 'mini-imagenet']
-    command += ['--attention', 'SelfAttention', '--seeds', '3', '--data', 'data', '--work-dir', 'runs']
+    command += ['--attention', 'own_package.Softmax', '--seeds', '3', '--data', 'data', '--work-dir', 'runs']
     command += ['--results', 'tiny.jsonl', '--threads', '1', '--cfg-options', 'train_cfg.max_epochs=1']
     command += ['train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get('PYTHONPATH')])])
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths}
     done = subprocess.run(list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = read_records(tmp_path / 'tiny.jsonl')
-    assert (run['task'], run['model'], run['seed']) == ('mini ImageNet', 'lisa-p, SelfAttention', 3)
+    assert (run['task'], run['model'], run['seed']) == ('mini ImageNet', 'lisa-p, own_package.Softmax', 3)
     assert run['metrics']['top-1'] in [k / 10 for k in range(11)]  # a share of ten images
     assert 0.9e6 < run['parameters']['backbone'] < run['parameters']['model'] < 1.3e6
     assert run['cost']['iterations'] == 2
     assert run['protocol'] == {'input': '64x64', 'scales': 1, 'flip': False}
     assert run['config']['file'] == 'configs/pretrain/lisa-p_mini-imagenet.py'
     assert run['config']['overrides'] == [
-        'model.backbone.attention.type=SelfAttention',
+        'model.backbone.attention.type=own_package.Softmax',
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
         'default_hooks.checkpoint.interval=1',
@@ -819,7 +822,7 @@ def test_the_command_line(tmp_path):
     tested = tmp_path / run['weights']['tested']['file']
     assert run['weights'] == {'initial': [], 'tested': file_digest(tested) | {'file': run['weights']['tested']['file']}}
     assert read_predictions(tmp_path / run['predictions']['file']).ids
-    assert f'| lisa-p, SelfAttention | 1.08 | 21.9 | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
+    assert f'| lisa-p, own_package.Softmax | 1.08 | 21.9 | {100 * run["metrics"]["top-1"]:.1f} (1) |' in done.stdout
 
 
 def test_the_command_line_of_real_tasks(tmp_path):

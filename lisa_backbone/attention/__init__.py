@@ -18,7 +18,7 @@ from .no_mixing import NoMixing
 from .pale_attention import PaleAttention
 from .pattern_code import PatternCodeAttention
 from .posgu import PoSGU
-from .registry import ATTENTION, About, build_attention, register_attention
+from .registry import ATTENTION, About, build_attention, find_attention, register_attention
 from .retention import Retention
 from .self_attention import SelfAttention
 from .shunted_attention import ShuntedAttention
@@ -60,5 +60,6 @@ __all__ = [
     'WaveletAttention',
     'WindowAttention',
     'build_attention',
+    'find_attention',
     'register_attention',
 ]

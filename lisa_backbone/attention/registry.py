@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,11 +68,39 @@ def register_attention(cls: type[nn.Module]) -> type[nn.Module]:
     return cls
 
 
+def find_attention(name: str) -> type[nn.Module]:
+    """The class of an operator.
+
+    Args:
+        name: That of a registered operator, or the path of one of another package: ``'my_package.module.MyAttention'``.
+
+    Raises:
+        UserError: It is unknown, its module cannot be imported, or it is no module of torch.
+    """
+    if name in ATTENTION:
+        return ATTENTION[name]
+    package, _, cls = str(name).rpartition('.')
+    if not package:
+        known = ', '.join(sorted(ATTENTION))
+        raise UserError(f'attention type {name!r} is unknown{_nearest(name, ATTENTION)}; registered are {known}')
+    try:
+        found = getattr(importlib.import_module(package), cls)
+    except ImportError as error:
+        raise UserError(
+            f'attention type {name!r} cannot be imported ({error}); install its package or put its folder on PYTHONPATH'
+        ) from error
+    except AttributeError as error:
+        raise UserError(f'attention type {name!r} is not in that module ({error}); mend the name') from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(f'attention type {name!r} is not a class of torch.nn.Module; name one')
+    return found
+
+
 def build_attention(cfg: dict | str, dim: int, num_heads: int) -> nn.Module:
     """Build an operator from its config.
 
     Args:
-        cfg: ``dict(type='LiSAttention', **options)``, or the name alone.
+        cfg: ``dict(type='LiSAttention', **options)``, or the name alone; see :func:`find_attention`.
         dim: Number of channels.
         num_heads: Number of heads; must divide ``dim``.
 
@@ -86,15 +115,13 @@ def build_attention(cfg: dict | str, dim: int, num_heads: int) -> nn.Module:
     """
     options = {'type': cfg} if isinstance(cfg, str) else dict(cfg)
     name = options.pop('type', None)
-    if name not in ATTENTION:
-        known = ', '.join(sorted(ATTENTION))
-        raise UserError(f'attention type {name!r} is unknown{_nearest(name, ATTENTION)}; registered are {known}')
-    known = set(inspect.signature(ATTENTION[name]).parameters) - {'dim', 'num_heads'}
+    operator = find_attention(name)
+    known = set(inspect.signature(operator).parameters) - {'dim', 'num_heads'}
     for key in options:
         if key not in known:
             hint = f'{_nearest(key, known)}; it takes {", ".join(sorted(known))}'
             raise UserError(f'attention option {key!r} is unknown to {name}{hint}')
-    return ATTENTION[name](dim, num_heads, **options)
+    return operator(dim, num_heads, **options)
 
 
 def check_heads(dim: int, num_heads: int) -> int:

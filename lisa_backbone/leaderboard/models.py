@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import split_pairs
-from ..attention import ATTENTION, build_attention
+from ..attention import About, build_attention, find_attention
 from ..collect import attention_of
 from ..config import load_config, parse_options
 from ..errors import UserError
@@ -53,7 +53,10 @@ class Model:
 
     def takes(self, task: Task) -> bool:
         """Whether the operator, if there is one, has a form for the grids of a task."""
-        return not self.attention or task.axes in ATTENTION[self.attention.partition(':')[0]].about.axes
+        if not self.attention:
+            return True
+        about = getattr(find_attention(self.attention.partition(':')[0]), 'about', None)
+        return task.axes in (about.axes if about else About.axes)  # one of another package may say nothing
 
 
 def attention_options(attention: str) -> list[str]:

@@ -50,9 +50,15 @@ class Mine(nn.Module):
 ```
 
 It stands in `lisa_backbone/attention/` and is imported in `__init__.py` there. Then `python tools/leaderboard.py run
---attention Mine` makes it a row, and the contract tests in `tests/test_attention.py` run over it. From another
-package it can be trained with `tools/train.py`, its module named in `custom_imports` of the config; `leaderboard.py`
-does not find it.
+--attention Mine` makes it a row, and the contract tests in `tests/test_attention.py` run over it. It may as well lie in
+a package of your own that Python finds (installed, or its folder on `PYTHONPATH`). Its name is its path then, in
+configs and on command lines, and it needs neither `register_attention` nor `about`:
+
+```bash
+python tools/train.py configs/pretrain/lisa-p_mini-imagenet.py \\
+    --cfg-options model.backbone.attention.type=my_package.Mine
+python tools/leaderboard.py run --attention SelfAttention my_package.Mine --results work_dirs/mine.jsonl
+```
 
 - **Cost** is the growth of time and memory with the number N of tokens. Below N^2 a test holds the operator to making
   no tensor of N x N elements, forward or backward, at 3072 tokens; on small grids some make one, for it is faster.
