@@ -757,14 +757,19 @@ def test_time_left():
 
 def test_progress_is_read_from_the_log(tmp_path):
     log = tmp_path / 'log.txt'
-    assert _progress(log) == ('starting', 0)
+    assert _progress(log, 0) == ('starting', 0)
     log.write_text('loading\n')
-    assert _progress(log) == ('at work', 0)
+    assert _progress(log, 0) == ('at work', 0)
     line = '11/21 08:00:00 - mmengine - INFO - {}  lr: 1e-03  eta: {}  time: 0.9  loss: 1.2\n'
     log.write_text(line.format('Epoch(train)  [1][10/50]', '0:09:00') + line.format('Iter(train) [ 20/400]', '0:04:10'))
-    assert _progress(log) == ('Iter(train) [ 20/400], eta 0:04:10', 250)
+    assert _progress(log, 0) == ('Iter(train) [ 20/400], eta 0:04:10', 250)
     log.write_text(line.format('Epoch(train) [1][ 10/7330]', '2 days, 1:00:01'))
-    assert _progress(log) == ('Epoch(train) [1][ 10/7330], eta 2 days, 1:00:01', 49 * 3600 + 1)
+    assert _progress(log, 0) == ('Epoch(train) [1][ 10/7330], eta 2 days, 1:00:01', 49 * 3600 + 1)
+    begin = log.stat().st_size  # what follows is of a run that goes on
+    assert _progress(log, begin) == ('at work', 0)
+    with log.open('a') as file:
+        file.write('loading\n' + line.format('Epoch(train) [2][ 10/7330]', '0:00:07'))
+    assert _progress(log, begin) == ('Epoch(train) [2][ 10/7330], eta 0:00:07', 7)
 
 
 def test_a_start_that_is_still_to_be_trained_counts(tmp_path):
@@ -776,6 +781,7 @@ def test_a_start_that_is_still_to_be_trained_counts(tmp_path):
         work_dir=lambda run: tmp_path / run.task.key,
         log=lambda run: tmp_path / run.task.key / 'log.txt',
         started={runs[0]: time.perf_counter() - 30},
+        begins={},
         settings=SimpleNamespace(jobs=1),
     )
     assert _state(dict.fromkeys(runs), sweep, took) == f'about 3 minutes left; {first}: starting'

@@ -110,6 +110,7 @@ class _Sweep:
     fingerprints: dict[str, str]  # of a task's data
     processes: Starter
     started: dict[Run, float] = field(default_factory=dict)
+    begins: dict[Path, int] = field(default_factory=dict)  # of a log: its length when this sweep first added to it
 
     def first(self, run: Run) -> Run | None:
         """The run from whose weights another starts."""
@@ -409,17 +410,18 @@ def _state(waiting: Mapping[Run, None], sweep: _Sweep, took: dict[str, list[floa
         spent.setdefault(at_work, 0.0)
         if run in sweep.started:
             spent[at_work] = max(spent[at_work], now - sweep.started[run])
-            progress, told[at_work] = _progress(sweep.log(at_work))
+            log = sweep.log(at_work)
+            progress, told[at_work] = _progress(log, sweep.begins.get(log, 0))
             words.append(f'{at_work}: {progress}')
     left = time_left(spent, told, took, sweep.settings.jobs)
     return '; '.join(([] if left is None else [f'about {duration(left)} left']) + list(dict.fromkeys(words)))
 
 
-def _progress(log: Path) -> tuple[str, float]:
-    """The latest line of progress in a log, as mmengine writes it, and the seconds that it expects to take."""
+def _progress(log: Path, begin: int) -> tuple[str, float]:
+    """The latest line of progress in a log from an offset on, as mmengine writes it, and the seconds it expects."""
     try:
         with log.open('rb') as file:
-            file.seek(max(log.stat().st_size - 4096, 0))
+            file.seek(max(log.stat().st_size - 4096, begin))
             text = file.read().decode(errors='replace')
     except FileNotFoundError:
         return 'starting', 0.0
@@ -466,7 +468,8 @@ def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     # a test that was killed as it wrote its record is made again
     if mode in _entries(work_dir) and (mode == 'train' or _record(work_dir)):
         return ''
-    options = sweep.options[run.task.name, str(run.model)]
+    log, options = sweep.log(run), sweep.options[run.task.name, str(run.model)]
+    sweep.begins.setdefault(log, log.stat().st_size if log.exists() else 0)
     pairs = [f'data_root={settings.data / run.task.data}', *options, *more]
     command = [sys.executable]
     if settings.gpus > 1:
@@ -475,7 +478,7 @@ def _do(mode: str, run: Run, sweep: _Sweep, more: list[str]) -> str:
     command += ['--resume'] if mode == 'train' else []
     command += ['--launcher', 'pytorch'] if settings.gpus > 1 else []
     command += ['--work-dir', work_dir, '--seed', run.seed, '--cfg-options', *pairs]
-    return sweep.processes.run(list(map(str, command)), sweep.log(run)).sentence
+    return sweep.processes.run(list(map(str, command)), log).sentence
 
 
 def _record(work_dir: Path) -> dict[str, Any] | None:
