@@ -90,10 +90,10 @@ def test_the_matrix_is_taken_where_it_is_no_larger_than_the_padded_signals(grid,
 
 
 @pytest.mark.parametrize(
-    ('grid', 'sizes'), [((3, 4), None), ((2, 3, 2), None), ((29, 20), (60, 40)), ((5, 12, 11), (9, 24, 24))]
+    ('grid', 'sizes'), [((6, 7), None), ((3, 6, 5), None), ((14, 8), (27, 15)), ((5, 12, 11), (9, 24, 24))]
 )
 def test_macs(grid, sizes):
-    n, dim, heads, features = math.prod(grid), 3, 3, 4
+    n, dim, heads, features = math.prod(grid), 12, 3, 4
     signals = features * (dim + heads)
     expected = (
         4 * n * dim * dim  # projections

@@ -4,8 +4,9 @@ import os
 import subprocess
 import textwrap
 
+import processes
 import pytest
-from processes import run_forked, run_fresh
+from processes import run_forked, run_fresh, run_tool
 
 SCRIPTS = {
     'prints': 'print(sys.argv[1:], os.getcwd(), sys.path[0], os.environ["OMP_NUM_THREADS"], __name__)',
@@ -38,6 +39,14 @@ def test_a_fork_ends_and_prints_as_a_fresh_process(name, script, tmp_path):
     assert (forked.returncode, forked.stdout) == (fresh.returncode, fresh.stdout)
     # The traceback of a fork starts with the lines that run the script.
     assert forked.stderr.splitlines()[-1:] == fresh.stderr.splitlines()[-1:]
+
+
+def test_the_first_run_of_each_tool_is_a_fresh_process(monkeypatch):
+    monkeypatch.setattr(processes, '_seen', set())
+    monkeypatch.setattr(processes, 'run_fresh', lambda *args: 'fresh')
+    monkeypatch.setattr(processes, 'run_forked', lambda *args: 'forked')
+    tools = ('train.py', 'train.py', 'test.py', 'train.py', 'test.py')
+    assert [run_tool(tool) for tool in tools] == ['fresh', 'forked', 'fresh', 'forked', 'forked']
 
 
 def test_a_fork_has_the_frameworks_and_a_fresh_process_not(script, tmp_path):
