@@ -530,6 +530,9 @@ def test_an_operator_of_another_package_is_named_by_its_path(tmp_path, monkeypat
         (dict(type=name, bias=True), f"option 'bias' is unknown to {name}.*it takes .*qkv_bias"),
         ('own_operators.Min', "not in that module .*'Min'"),
         ('own_operators.size', 'not a class of torch.nn.Module'),
+        ('..Mine', r"'\.\.Mine' is unknown"),
+        ('own_operators.', "'own_operators.' is unknown"),
+        ('own operators.Mine', "'own operators.Mine' is unknown"),
     ):
         with pytest.raises(UserError, match=words):
             build_attention(config, 12, 3)

@@ -80,7 +80,7 @@ def find_attention(name: str) -> type[nn.Module]:
     if name in ATTENTION:
         return ATTENTION[name]
     package, _, cls = str(name).rpartition('.')
-    if not package:
+    if not (package and all(part.isidentifier() for part in str(name).split('.'))):
         known = ', '.join(sorted(ATTENTION))
         raise UserError(f'attention type {name!r} is unknown{_nearest(name, ATTENTION)}; registered are {known}')
     try:
